@@ -1,0 +1,135 @@
+"""Files of edgekd: where its data folders lie, writing that leaves no half file, and strict reading into dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgekd.errors import EnvironmentLacking, InputError
+
+T = TypeVar("T")
+
+
+def data_dir(name: str) -> Path:
+    """The folder targets/ or profiles/: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / name, package.parent / name):
+        if folder.is_dir():
+            return folder
+    raise EnvironmentLacking(
+        f"edgekd's own folder {name}/ is missing",
+        code="E0401",
+        why=f"it is neither in {package} nor beside it",
+        fix="reinstall edgekd",
+    )
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; on leaving, what was written there is synced and renamed to `path`.
+
+    On an error the temporary file is removed and `path` stays as it was. The names differ by process, so that two
+    writers never share one.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a dataclass, mapping or list as indented JSON, whole or not at all."""
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
+    with written(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """' Did you mean ...?' when one of the known names is close, else an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def from_dict(kind: type[T], values: Any, *, where: str, error: type[InputError] = InputError) -> T:
+    """Builds a dataclass from parsed TOML or JSON, checking every name and type, nested ones too.
+
+    Raises `error` naming `where` for an unknown key (with the nearest known one), a missing one or a wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise error(f"{where}: expected a table of {kind.__name__}, found {values!r}", code="E0301")
+    assert dataclasses.is_dataclass(kind)
+    hints = typing.get_type_hints(kind)
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    for key in values:
+        if key not in known:
+            raise error(
+                f"{where}: unknown key {key!r}.{nearest(str(key), known)}",
+                code="E0302",
+                why=f"{kind.__name__} has: {', '.join(known)}",
+                fix="correct or remove the key",
+            )
+    given: dict[str, Any] = {}
+    for name, spec in known.items():
+        if name in values:
+            given[name] = _checked(hints[name], values[name], f"{where}: {name}", error)
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            raise error(f"{where}: {name!r} is missing", code="E0303", fix=f"add {name} to it")
+    return typing.cast(T, kind(**given))
+
+
+def _checked(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (inner,) = (a for a in args if a is not type(None))
+        return _checked(inner, value, where, error)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type[Any], hint), value, where=where, error=error)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_checked(args[0], v, f"{where}[{i}]", error) for i, v in enumerate(value))
+    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        return {str(k): _checked(args[1], v, f"{where}.{k}", error) for k, v in value.items()}
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    wanted = getattr(hint, "__name__", str(hint))
+    raise error(f"{where}: expected {wanted}, found {value!r}", code="E0304", fix="correct the value")

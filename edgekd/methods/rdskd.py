@@ -1,0 +1,124 @@
+"""RDSKD as published (Han, Park, Wang, Liu: Robustness and Diversity Seeking Data-Free Knowledge Distillation, ICASSP
+2021, arXiv 2011.03749): a generator is trained alone against the teacher, then frozen; the student learns on its images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edgekd import losses
+from edgekd.checkpoint import Checkpoint
+from edgekd.compute import autocast, to_device
+from edgekd.generator import Generator
+from edgekd.types import Run, Sampler, Teacher
+
+
+@dataclass(frozen=True)
+class Config:
+    """The released code's settings."""
+
+    batch: int = 512  # images per step, even: DS compares its two halves
+    latent: int | None = None  # length of z; None: 100 for grayscale (MNIST), 1000 for colour (SVHN, CIFAR-10)
+    generator_width: int = 128  # channels of the generator
+    generator_steps: int = 2_400  # 20 epochs of 120
+    generator_lr: float = 1e-3  # Adam
+    epoch: int = 120  # generator steps between two refreshes of the references
+    one_hot: float = 1.0  # weight of exp(OH - reference)
+    information_entropy: float = 1.0  # weight of exp(IE - reference)
+    diversity: float = 1.0  # weight of DS
+    student_steps: int = 120_000  # 1000 epochs of 120
+    student_lr: float = 2e-3  # Adam, no weight decay
+    student_decay_at: float = 0.8  # fraction of the steps after which the rate is divided by ten: CIFAR-10 epoch 800
+    temperature: float = 10.0  # of the distillation loss
+
+
+BUDGETS: Mapping[str, Config] = {
+    "fast": Config(batch=256, generator_width=64, generator_steps=480, student_steps=3_000),
+    "paper": Config(),
+}
+
+
+def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> Sampler:
+    """Trains `student` in place on images that a generator makes for `teacher`; gives the generator's sampler back.
+
+    The student's last state counts; nothing here can open a data set. Same run.seed, same result, on one device type.
+    """
+    rng = torch.Generator(run.device).manual_seed(run.seed)
+    latent = config.latent or (100 if teacher.images.channels == 1 else 1000)
+    with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global state only
+        torch.manual_seed(run.seed)
+        generator = Generator(teacher.images, latent=latent, width=config.generator_width)
+    generator = to_device(generator, run.device)
+    optim_g = torch.optim.Adam(generator.parameters(), lr=config.generator_lr)
+    optim_s = torch.optim.Adam(student.parameters(), lr=config.student_lr)
+    checkpoint = Checkpoint(
+        run.folder / "distillation.ckpt",
+        generator=generator,
+        optim_g=optim_g,
+        student=student,
+        optim_s=optim_s,
+        rng=rng,
+    )
+    at = checkpoint.restore({"generator": 0, "student": 0, "reference_oh": 0.0, "reference_ie": 0.0})
+
+    def images(n: int) -> Tensor:
+        z = torch.randn(n, latent, generator=rng, device=run.device)
+        with autocast(run.device):
+            made: Tensor = generator(z)
+        return made.float()
+
+    generator.train()
+    reference_oh = torch.tensor(at["reference_oh"], device=run.device)
+    reference_ie = torch.tensor(at["reference_ie"], device=run.device)
+    for step in range(at["generator"], config.generator_steps):
+        x = images(config.batch)
+        with autocast(run.device):
+            logits = teacher.model(x)
+        oh, ie = losses.one_hot(logits), losses.information_entropy(logits)
+        ds = losses.diversity_seeking(x, logits)
+        loss_g = (
+            config.one_hot * losses.exponential_increment(oh, reference_oh)
+            + config.information_entropy * losses.exponential_increment(ie, reference_ie)
+            + config.diversity * ds
+        )
+        optim_g.zero_grad()
+        loss_g.backward()
+        optim_g.step()
+        if step % config.epoch == 1:  # the second step of an epoch, as released
+            reference_oh, reference_ie = oh.detach(), ie.detach()
+        if step % 20 == 0 or step == config.generator_steps - 1:
+            run.log("generator", step + 1, config.generator_steps, loss=loss_g.item(), one_hot=oh.item(),
+                    entropy=ie.item(), diversity=ds.item())  # fmt: skip
+        at |= {"generator": step + 1, "reference_oh": reference_oh.item(), "reference_ie": reference_ie.item()}
+        checkpoint.keep(at)
+
+    generator.eval()
+    student.train()
+    for step in range(at["student"], config.student_steps):
+        rate = 0.1 if step >= config.student_decay_at * config.student_steps else 1.0
+        optim_s.param_groups[0]["lr"] = config.student_lr * rate
+        with torch.no_grad(), autocast(run.device):
+            x = images(config.batch)
+            target = teacher.model(x)
+        with autocast(run.device):
+            guess = student(x)
+        loss_s = losses.distillation(student=guess, teacher=target, temperature=config.temperature)
+        optim_s.zero_grad()
+        loss_s.backward()
+        optim_s.step()
+        if step % 20 == 0 or step == config.student_steps - 1:
+            agreement = (guess.argmax(dim=1) == target.argmax(dim=1)).float().mean()
+            run.log("student", step + 1, config.student_steps, loss=loss_s.item(), agreement=agreement.item())
+        at |= {"student": step + 1}
+        checkpoint.keep(at)
+    student.eval()
+
+    def sample(n: int) -> Tensor:
+        with torch.no_grad():
+            return images(n)
+
+    return sample

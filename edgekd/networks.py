@@ -1,0 +1,103 @@
+"""Architectures that edgekd builds itself: LeNet-5 and the CIFAR and ImageNet ResNets of basic blocks."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgekd.types import Images
+
+
+class LeNet(nn.Module):
+    """LeNet-5 as data-free distillation uses it (DAFL, RDSKD): convolutions of 5x5 and two linear layers, ReLU.
+
+    width: channels of the first convolution. 6 gives LeNet5 (6, 16, 120, 84), 3 gives LeNet5Half (3, 8, 60, 42).
+    The third convolution covers what is left of the image, so that any input of 16 pixels or more will do; at the
+    published 32x32 it is 5x5.
+    """
+
+    def __init__(self, images: Images, classes: int, *, width: int = 6) -> None:
+        super().__init__()
+        wide = [max(1, round(c * width / 6)) for c in (16, 120, 84)]
+        rest = tuple(((side - 4) // 2 - 4) // 2 for side in (images.height, images.width))
+        if min(rest) < 1:
+            raise ValueError(f"LeNet needs images of 16x16 or more, not {images.height}x{images.width}")
+        self.conv1 = nn.Conv2d(images.channels, width, 5)
+        self.conv2 = nn.Conv2d(width, wide[0], 5)
+        self.conv3 = nn.Conv2d(wide[0], wide[1], (rest[0], rest[1]))
+        self.fc1 = nn.Linear(wide[1], wide[2])
+        self.fc2 = nn.Linear(wide[2], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = F.relu(self.conv3(x)).flatten(1)
+        logits: Tensor = self.fc2(F.relu(self.fc1(x)))
+        return logits
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut (He et al., CVPR 2016).
+
+    option: how the shortcut changes its shape: "A" drops pixels and pads channels with zeros (no parameters; what the
+    CIFAR ResNets were published with), "B" is a 1x1 convolution (what devices run well).
+    """
+
+    def __init__(self, channels: int, out: int, stride: int, option: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.stride, self.padding = stride, out - channels
+        self.downsample: nn.Module | None = None
+        if option == "B" and (stride != 1 or out != channels):
+            self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.downsample is not None:
+            x = self.downsample(x)
+        elif self.stride != 1 or self.padding:
+            before = self.padding // 2
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.padding - before))
+        return F.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """ResNet of basic blocks. Three stages behind a 3x3 stem for small images, four behind the 7x7 stem at 224.
+
+    depth: blocks per stage; width: channels of the first stage, doubled at each further one. With the small stem, depth
+    n and width 16 it is the CIFAR ResNet-(6n+2); with the large one, depth 2 and width 64, ResNet-18.
+    """
+
+    def __init__(
+        self, images: Images, classes: int, *, depth: int, width: int, large_stem: bool, option: str = "B"
+    ) -> None:
+        super().__init__()
+        self.large_stem = large_stem
+        if large_stem:
+            self.conv1 = nn.Conv2d(images.channels, width, 7, stride=2, padding=3, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(images.channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.stages, channels = 4 if large_stem else 3, width
+        for stage in range(self.stages):
+            out, blocks = width * 2**stage, []
+            for index in range(depth):
+                blocks.append(BasicBlock(channels, out, 2 if stage and index == 0 else 1, option))
+                channels = out
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.linear = nn.Linear(channels, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        if self.large_stem:
+            x = F.max_pool2d(x, 3, stride=2, padding=1)
+        for stage in range(self.stages):
+            x = self.get_submodule(f"layer{stage + 1}")(x)
+        logits: Tensor = self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits

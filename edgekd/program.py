@@ -1,0 +1,167 @@
+"""A network as data: the operators that torch.export finds, kept as JSON and run by a small interpreter.
+
+torch.export's own loader is not used: it falls back to unpickling without weights_only and parses expressions with
+sympy, so a file made by a stranger could run code. Here an operator outside OPERATORS is refused before anything runs.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.errors import TeacherError
+
+OPERATORS = frozenset(  # what image classifiers in eval mode are made of; none touches a file or the network
+    """_unsafe_view abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d add add_ addmm alias amax amin arange
+    avg_pool2d baddbmm batch_norm bmm cat ceil chunk clamp clamp_ clamp_max clamp_min clone constant_pad_nd contiguous
+    conv1d conv2d conv3d conv_transpose2d cos cumsum detach div div_ dropout dropout_ einsum elu elu_ embedding eq erf exp
+    expand expand_as eye feature_dropout feature_dropout_ fill_ flatten flip floor floor_divide full full_like ge gelu glu
+    group_norm gt hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ index index_select instance_norm layer_norm
+    le leaky_relu leaky_relu_ lift_fresh_copy linalg_vector_norm linear linspace log log1p log_softmax logical_not lt
+    masked_fill matmul max max_pool2d maximum mean min minimum mish mish_ mm movedim mul mul_ narrow ne neg new_zeros norm
+    normalize one_hot ones ones_like pad permute pixel_shuffle pixel_unshuffle pow prelu reciprocal relu relu6 relu6_ relu_
+    repeat reshape roll round rsqrt rsub scaled_dot_product_attention select selu selu_ sigmoid sigmoid_ sign silu silu_ sin
+    slice softmax softplus split split_with_sizes sqrt squeeze stack sub sub_ sum sym_size t tanh tanh_ tile to transpose
+    unbind unflatten unfold unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var view where zeros
+    zeros_like _assert_tensor_metadata""".split()
+)
+ARITHMETIC: Mapping[str, Callable[..., Any]] = {
+    name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "neg", "mod")
+}
+CONSTANTS = {
+    str(value): value
+    for value in (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool,
+                  torch.strided, torch.contiguous_format, torch.preserve_format, torch.channels_last)
+}  # fmt: skip
+
+
+def capture(model: nn.Module, example: Tensor) -> tuple[list[Any], dict[str, Tensor]]:
+    """The nodes of `model` in eval mode, as JSON values, and its tensors by name.
+
+    example: (N, C, H, W) with N >= 2; the batch stays free. Raises TeacherError where torch.export cannot follow the
+    model or meets an operator that is not in OPERATORS.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        exported = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    except Exception as error:  # torch.export raises many kinds, its own and those of the user's forward
+        raise TeacherError(
+            "the model cannot be captured as a graph",
+            code="E0320",
+            why=str(error).strip().splitlines()[0],
+            fix="save it by name instead: save_teacher(..., arch='torchvision:resnet18')",
+        ) from error
+    signature = exported.graph_signature
+    sources = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    sources |= signature.inputs_to_lifted_tensor_constants
+    tensors: dict[str, Tensor] = {}
+    nodes: list[Any] = []
+    for node in exported.graph.nodes:
+        if node.op == "placeholder" and node.name in sources:
+            name = sources[node.name]
+            known = exported.state_dict if name in exported.state_dict else exported.constants
+            tensors[name] = known[name].detach().clone()
+            nodes.append(["tensor", node.name, name])
+        elif node.op == "placeholder":
+            nodes.append(["input", node.name])
+        elif node.op == "call_function":
+            arguments = [_plain(a) for a in node.args], {k: _plain(v) for k, v in node.kwargs.items()}
+            nodes.append(["call", node.name, _name(node.target), *arguments])
+        elif node.op == "output":
+            nodes.append(["output", node.args[0][0].name])
+    for node in nodes:
+        if node[0] == "call":
+            _operator(node[2])
+    return nodes, tensors
+
+
+class Program(nn.Module):
+    """Runs the nodes that `capture` gave: (N, C, H, W) -> what the captured model returns. Differentiable.
+
+    Raises TeacherError for a node that is malformed or names an operator outside OPERATORS.
+    """
+
+    def __init__(self, nodes: list[Any], tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.keys = {name: f"t{index}" for index, name in enumerate(tensors)}
+        for name, tensor in tensors.items():
+            self.register_buffer(self.keys[name], tensor)
+        self.nodes: list[tuple[str, str, Any, Any, Any]] = []
+        for node in nodes:
+            match node:
+                case ["tensor", str(name), str(source)] if source in self.keys:
+                    self.nodes.append(("tensor", name, self.keys[source], None, None))
+                case ["input", str(name)]:
+                    self.nodes.append(("input", name, None, None, None))
+                case ["call", str(name), str(target), list(args), dict(kwargs)]:
+                    self.nodes.append(("call", name, _operator(target), args, kwargs))
+                case ["output", str(name)]:
+                    self.nodes.append(("output", name, None, None, None))
+                case _:
+                    raise TeacherError(f"the teacher's graph holds a node that is not one: {node!r}", code="E0321")
+
+    def forward(self, x: Tensor) -> Tensor:
+        values: dict[str, Any] = {}
+        for kind, name, what, args, kwargs in self.nodes:
+            if kind == "call":
+                values[name] = what(
+                    *(_value(a, values, x.device) for a in args),
+                    **{k: _value(v, values, x.device) for k, v in kwargs.items()},
+                )
+            elif kind == "tensor":
+                values[name] = getattr(self, what)
+            elif kind == "input":
+                values[name] = x
+            else:
+                result: Tensor = values[name]
+                return result
+        raise TeacherError("the teacher's graph has no output", code="E0321")
+
+
+def _name(target: Any) -> str:
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target)  # "aten.conv2d.default"
+    return f"operator.{getattr(target, '__name__', target)}"
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    match name.split("."):
+        case ["aten", packet, overload] if packet in OPERATORS and hasattr(getattr(torch.ops.aten, packet), overload):
+            found: Callable[..., Any] = getattr(getattr(torch.ops.aten, packet), overload)
+            return found
+        case ["operator", function] if function in ARITHMETIC:
+            return ARITHMETIC[function]
+    raise TeacherError(
+        f"the teacher's graph uses the operator {name!r}, which edgekd does not run",
+        code="E0322",
+        why="only operators of image classifiers are allowed, so that a stranger's file can do nothing else",
+        fix="save the teacher by name instead: save_teacher(..., arch='torchvision:resnet18')",
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.fx.Node):
+        return {"node": value.name}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, torch.device):
+        return {"device": True}  # wherever the program runs
+    if str(value) in CONSTANTS and not isinstance(value, str):
+        return {"constant": str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TeacherError(f"the model's graph holds a value of type {type(value).__name__}", code="E0320")
+
+
+def _value(value: Any, values: Mapping[str, Any], device: torch.device) -> Any:
+    if isinstance(value, list):
+        return [_value(v, values, device) for v in value]
+    if isinstance(value, dict):
+        if "node" in value:
+            return values[value["node"]]
+        return device if "device" in value else CONSTANTS[value["constant"]]
+    return value

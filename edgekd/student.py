@@ -1,0 +1,107 @@
+"""Students: the families, the largest that fits a device, and how one is built. Choosing is pure: same input, same student."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from edgekd.errors import UsageError
+from edgekd.latency import cost, memory_mb, model_mb, predict
+from edgekd.networks import LeNet, ResNet
+from edgekd.types import Cost, Images, Profile, Sizing, StudentSpec, Teacher
+
+LARGE = 64  # pixels: above it a ResNet starts with the 7x7 stem of ImageNet
+SHARE = 0.5  # a student has at most this share of the teacher's parameters and MACs; a larger one wins too little
+
+WIDTHS = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
+DEPTHS = (1, 2, 3, 4, 5)
+FAMILIES = ("resnet", "lenet")
+
+
+def build_student(spec: StudentSpec, *, seed: int | None = None) -> nn.Module:
+    """The network of `spec`, on the current default device. seed: of its first weights; the global state stays as it was."""
+    if seed is None:
+        return _build(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build(spec)
+
+
+def _build(spec: StudentSpec) -> nn.Module:
+    if spec.family == "lenet":
+        return LeNet(spec.images, len(spec.classes), width=spec.width)
+    large = max(spec.images.height, spec.images.width) > LARGE
+    return ResNet(spec.images, len(spec.classes), depth=spec.depth, width=spec.width, large_stem=large)
+
+
+def candidates(family: str, images: Images, classes: tuple[str, ...]) -> list[tuple[StudentSpec, Cost]]:
+    """All students of a family with their costs, the smallest first."""
+    if family == "lenet":
+        fits = min(images.height, images.width) >= 16
+        specs = [StudentSpec("lenet", 1, width, images, classes) for width in (*range(1, 13), 16, 24) if fits]
+    else:
+        specs = [StudentSpec("resnet", depth, width, images, classes) for depth in DEPTHS for width in WIDTHS]
+    counted = []
+    for spec in specs:
+        with torch.device("meta"):
+            counted.append((spec, cost(build_student(spec), images)))
+    return sorted(counted, key=lambda pair: (pair[1].macs, pair[1].parameters, pair[0].depth))
+
+
+def broken(of: Cost, teacher: Cost, profile: Profile) -> list[str]:
+    """Which limits a network breaks, each as a short sentence; empty when it fits.
+
+    A limit on latency holds when the upper end of the predicted interval of the fastest precision meets it.
+    """
+    fastest = min(profile.precisions, key=lambda p: predict(of, profile, p).latency_ms)
+    figures = (
+        ("latency", predict(of, profile, fastest).high_ms, profile.limits.latency_ms, "ms"),
+        ("graph size", model_mb(of, fastest), profile.limits.model_mb, "MB"),
+        ("memory", memory_mb(of, profile), profile.limits.memory_mb, "MB"),
+        ("parameters", of.parameters / 1e6, SHARE * teacher.parameters / 1e6, "M (half the teacher's)"),
+        ("MACs", of.macs / 1e6, SHARE * teacher.macs / 1e6, "M (half the teacher's)"),
+    )
+    return [
+        f"{name} {value:.3g} over {limit:.3g} {unit}" for name, value, limit, unit in figures if limit and value > limit
+    ]
+
+
+def size_student(teacher: Teacher, profile: Profile, *, family: str = "auto") -> Sizing:
+    """The student with the most MACs that keeps every limit of `profile` and has at most half of the teacher's size.
+
+    family: "resnet", "lenet" or "auto": a ResNet, or a LeNet where no ResNet is small enough. Raises UsageError, with
+    the limits that bind, when nothing fits.
+    """
+    of_teacher = cost(teacher.model, teacher.images)
+    looked_at: list[tuple[StudentSpec, Cost]] = []
+    for name in FAMILIES if family == "auto" else (family,):
+        listed = candidates(name, teacher.images, teacher.classes)
+        looked_at += listed
+        chosen = None
+        for index, (_, of) in enumerate(listed):
+            if not broken(of, of_teacher, profile):
+                chosen = index
+        if chosen is not None:
+            spec, of = listed[chosen]
+            larger = listed[chosen + 1 :]
+            return Sizing(
+                spec=spec,
+                student=of,
+                teacher=of_teacher,
+                predicted={p: predict(of, profile, p) for p in profile.precisions},
+                teacher_predicted={p: predict(of_teacher, profile, p) for p in profile.precisions},
+                candidates=len(looked_at),
+                bound_by="; ".join(broken(larger[0][1], of_teacher, profile)) if larger else "the family's largest",
+            )
+    if not looked_at:
+        images = teacher.images
+        why = f"family {family} does not take images of {images.height}x{images.width}"
+    else:
+        spec, of = min(looked_at, key=lambda pair: pair[1].macs)
+        why = f"the smallest, {spec.family} of width {spec.width}: {'; '.join(broken(of, of_teacher, profile))}"
+    raise UsageError(
+        f"no student of {family if family != 'auto' else 'any family'} fits {profile.name}",
+        code="E0210",
+        why=why,
+        fix="allow more (--latency 5ms), or choose another --profile",
+    )
