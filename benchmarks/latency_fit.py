@@ -2,10 +2,9 @@
 
     python benchmarks/latency_fit.py MEASUREMENTS.csv
 
-The CSV has the columns device, model, precision, runtime, threads, latency_ms, statistic. Costs are counted on torchvision's
-networks at 224x224. The coefficients are least squares on relative errors, compute not below 1 (nothing is
-faster than its peak), the others not below 0. Results of the run that the
-profiles quote: benchmarks/results/latency_fit.json.
+The CSV has the columns device, model, precision, runtime, threads, latency_ms, statistic. Costs are counted on
+torchvision's networks at 224x224. The coefficients are least squares on relative errors, compute not below 1 (nothing
+is faster than its peak), the others not below 0. The run that the profiles quote: benchmarks/results/latency_fit.json.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def network_cost(name: str) -> Cost:
 
 
 def main(path: str) -> None:
-    rows = list(csv.DictReader(Path(path).open(encoding="utf-8")))
+    rows = list(csv.DictReader(Path(path).read_text(encoding="utf-8").splitlines()))
     results = {}
     for name, (runtime, threads, precisions) in ROWS.items():
         hardware = load_profile(name).hardware

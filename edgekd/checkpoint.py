@@ -1,4 +1,4 @@
-"""The state of a training on disk: written whole or not at all, about every ten seconds and when a signal asks to stop."""
+"""The state of a training on disk: written whole or not at all, every ten seconds and when a signal asks to stop."""
 
 from __future__ import annotations
 

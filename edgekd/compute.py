@@ -16,8 +16,8 @@ M = TypeVar("M", bound=nn.Module)
 def bf16_pays(kind: str) -> bool:
     """Whether the device type ("cpu" or "cuda") multiplies bf16 in hardware."""
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu.get_capabilities().get("avx512_bf16", False)  # type: ignore[no-any-return]
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-from edgekd.errors import ExportError
-from edgekd.files import plain, written
+from edgekd.errors import ExportError, InputError
+from edgekd.files import from_dict, plain, written
 from edgekd.types import Images, Profile
 
 FP32_TOLERANCE = 1e-4  # largest difference of a logit, relative to the largest logit where that is above 1
@@ -37,6 +38,8 @@ class Deployed(nn.Module):
     def __init__(self, model: nn.Module, images: Images) -> None:
         super().__init__()
         self.model = model
+        self.scale: Tensor
+        self.shift: Tensor
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (images.mean, images.std))
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", -mean / std)
@@ -108,7 +111,7 @@ def export_fp32(model: nn.Module, images: Images, classes: Sequence[str], path: 
 
 
 def export_int8(fp32: Path, path: Path, calibration: Pixels, *, target: str) -> None:
-    """Writes the INT8 graph (explicit Q/DQ, per-channel weights), calibrated on `calibration`, pixels of generated images.
+    """Writes the INT8 graph (explicit Q/DQ, per-channel weights), calibrated on pixels of generated images.
 
     TensorRT wants symmetric int8 activations; ONNX Runtime is several times faster with uint8 ones. The choice follows
     the target. Never call it with noise: a ResNet-18 calibrated so falls from 70 to 8 % on ImageNet.
@@ -161,12 +164,45 @@ def check_parity(precision: str, graph: Logits, torch_: Logits) -> dict[str, flo
 def export(
     student: nn.Module, images: Images, classes: Sequence[str], profile: Profile, calibration: Pixels, folder: Path
 ) -> dict[str, Path]:
-    """Writes the graphs of `profile` into `folder`: precision -> path. INT8 is made from the fp32 graph, which stays."""
+    """Writes the graphs of `profile` into `folder`: precision -> path. INT8 is made from the fp32 graph."""
     paths = {p: folder / f"student.{p}.onnx" for p in ("fp32", *(q for q in profile.precisions if q != "fp32"))}
     export_fp32(student, images, classes, paths["fp32"], opset=profile.opset)
     if "int8" in paths:
         export_int8(paths["fp32"], paths["int8"], calibration, target=profile.target)
     return {p: path for p, path in paths.items() if p in profile.precisions}
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """What the metadata of a graph that edgekd wrote say of it."""
+
+    images: Images
+    classes: tuple[str, ...]
+    precision: str
+    opset: int
+    nodes: int
+
+
+def graph_facts(path: Path) -> GraphFacts:
+    """Reads them. Raises InputError for a file that is no ONNX graph or not one of edgekd's."""
+    if not path.is_file():
+        raise InputError(f"{path} is not there", code="E0350")
+    try:
+        graph = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf raises its own kinds for damaged files
+        raise InputError(f"{path} is not a whole ONNX graph", code="E0351", why=str(error).strip()) from error
+    facts = {p.key: p.value for p in graph.metadata_props}
+    try:
+        images = from_dict(Images, json.loads(facts["edgekd.images"]), where=str(path))
+        classes, precision = tuple(json.loads(facts["edgekd.classes"])), facts["edgekd.precision"]
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} was not written by edgekd",
+            code="E0352",
+            why=f"its metadata lack {error}",
+            fix="name the teacher's checkpoint or a graph of a bundle",
+        ) from error
+    return GraphFacts(images, classes, precision, graph.opset_import[0].version, len(graph.graph.node))
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -189,7 +225,9 @@ def _lower(graph: onnx.ModelProto, opset: int) -> None:
         if then == onnx.defs.get_schema(node.op_type, DYNAMO_OPSET).since_version:
             continue
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type in ("ReduceMean", "ReduceMax") and node.input[1] in constants:  # axes were an attribute before 18
+        if (
+            node.op_type in ("ReduceMean", "ReduceMax") and node.input[1] in constants
+        ):  # axes were an attribute before 18
             axes = onnx.numpy_helper.to_array(constants[node.input[1]]).tolist()
             kept = [a for a in node.attribute if a.name == "keepdims"]
             del node.input[1:], node.attribute[:]

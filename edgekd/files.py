@@ -1,4 +1,4 @@
-"""Files of edgekd: where its data folders lie, writing that leaves no half file, and strict reading into dataclasses."""
+"""Files: where the data folders lie, writing that leaves no half file, and strict reading into dataclasses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgekd.errors import EnvironmentLacking, InputError
+from edgekd.errors import EdgekdError, EnvironmentLacking, InputError
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def from_dict(kind: type[T], values: Any, *, where: str, error: type[InputError] = InputError) -> T:
+def from_dict(kind: type[T], values: Any, *, where: str, error: type[EdgekdError] = InputError) -> T:
     """Builds a dataclass from parsed TOML or JSON, checking every name and type, nested ones too.
 
     Raises `error` naming `where` for an unknown key (with the nearest known one), a missing one or a wrong type.
@@ -112,7 +112,7 @@ def from_dict(kind: type[T], values: Any, *, where: str, error: type[InputError]
     return typing.cast(T, kind(**given))
 
 
-def _checked(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
+def _checked(hint: Any, value: Any, where: str, error: type[EdgekdError]) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:

@@ -11,11 +11,11 @@ from edgekd.types import Images
 
 
 class Generator(nn.Module):
-    """(N, latent) -> (N, C, H, W), each channel with mean 0 and variance 1 over the batch (a BatchNorm without weights).
+    """(N, latent) -> (N, C, H, W), each channel with mean 0 and variance 1 over the batch.
 
     The network of RDSKD's released code (taken from DAFL): a linear layer, then steps of nearest upsampling by two and
-    a 3x3 convolution, tanh, BatchNorm. Images up to 32 pixels are made in two such steps from a quarter of their size,
-    as published; larger ones in as many as it takes to start from 8 pixels or fewer.
+    a 3x3 convolution, tanh, BatchNorm without weights. Images up to 32 pixels are made in two such steps from a quarter
+    of their size, as published; larger ones in as many as it takes to start from 8 pixels or fewer.
     """
 
     def __init__(self, images: Images, *, latent: int, width: int = 128) -> None:

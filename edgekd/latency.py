@@ -19,7 +19,7 @@ class _Count(TorchDispatchMode):
     """Adds up the layers with weights as they run; works on any device, meta included."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = self.layers = self.traffic = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

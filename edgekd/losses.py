@@ -43,7 +43,8 @@ def exponential_increment(loss: Tensor, reference: Tensor) -> Tensor:
     Its gradient is that of the loss times e^(increase since the reference): 1 when flat, more when the loss has risen,
     less when it has fallen, so that no weight has to be tuned by hand. RDSKD, eq. 6.
     """
-    return (loss - reference.detach()).exp()
+    increment: Tensor = loss - reference.detach()
+    return increment.exp()
 
 
 def distillation(*, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

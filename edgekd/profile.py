@@ -6,7 +6,7 @@ import dataclasses
 import tomllib
 from pathlib import Path
 
-from edgekd.errors import ProfileError
+from edgekd.errors import ProfileError, UsageError
 from edgekd.files import data_dir, from_dict, nearest
 from edgekd.types import Profile
 
@@ -47,9 +47,23 @@ def load_profile(name: str | Path) -> Profile:
     return profile
 
 
-def with_latency(profile: Profile, latency_ms: float) -> Profile:
-    """The same device with another limit on latency."""
-    return dataclasses.replace(profile, limits=dataclasses.replace(profile.limits, latency_ms=latency_ms))
+def adjusted(profile: Profile, *, latency_ms: float | None = None, precision: str = "auto") -> Profile:
+    """The same device with another limit on latency, or with one precision only.
+
+    Raises UsageError for a precision that the device has not.
+    """
+    if latency_ms is not None:
+        profile = dataclasses.replace(profile, limits=dataclasses.replace(profile.limits, latency_ms=latency_ms))
+    if precision == "auto":
+        return profile
+    if precision not in profile.precisions:
+        raise UsageError(
+            f"--precision {precision} is not for {profile.name}",
+            code="E0211",
+            why=f"edgekd builds {', '.join(profile.precisions)} for it. {profile.note}",
+            fix="name one of these, or auto",
+        )
+    return dataclasses.replace(profile, precisions=(precision,))
 
 
 def _check(profile: Profile, path: Path) -> None:

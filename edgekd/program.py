@@ -15,20 +15,21 @@ from torch import Tensor, nn
 
 from edgekd.errors import TeacherError
 
-OPERATORS = frozenset(  # what image classifiers in eval mode are made of; none touches a file or the network
-    """_unsafe_view abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d add add_ addmm alias amax amin arange
-    avg_pool2d baddbmm batch_norm bmm cat ceil chunk clamp clamp_ clamp_max clamp_min clone constant_pad_nd contiguous
-    conv1d conv2d conv3d conv_transpose2d cos cumsum detach div div_ dropout dropout_ einsum elu elu_ embedding eq erf exp
-    expand expand_as eye feature_dropout feature_dropout_ fill_ flatten flip floor floor_divide full full_like ge gelu glu
-    group_norm gt hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ index index_select instance_norm layer_norm
-    le leaky_relu leaky_relu_ lift_fresh_copy linalg_vector_norm linear linspace log log1p log_softmax logical_not lt
-    masked_fill matmul max max_pool2d maximum mean min minimum mish mish_ mm movedim mul mul_ narrow ne neg new_zeros norm
-    normalize one_hot ones ones_like pad permute pixel_shuffle pixel_unshuffle pow prelu reciprocal relu relu6 relu6_ relu_
-    repeat reshape roll round rsqrt rsub scaled_dot_product_attention select selu selu_ sigmoid sigmoid_ sign silu silu_ sin
-    slice softmax softplus split split_with_sizes sqrt squeeze stack sub sub_ sum sym_size t tanh tanh_ tile to transpose
-    unbind unflatten unfold unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var view where zeros
-    zeros_like _assert_tensor_metadata""".split()
-)
+_CLASSIFIERS = """
+_unsafe_view abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d add add_ addmm alias amax amin arange
+avg_pool2d baddbmm batch_norm bmm cat ceil chunk clamp clamp_ clamp_max clamp_min clone constant_pad_nd contiguous
+conv1d conv2d conv3d conv_transpose2d cos cumsum detach div div_ dropout dropout_ einsum elu elu_ embedding eq erf exp
+expand expand_as eye feature_dropout feature_dropout_ fill_ flatten flip floor floor_divide full full_like ge gelu glu
+group_norm gt hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ index index_select instance_norm
+layer_norm le leaky_relu leaky_relu_ lift_fresh_copy linalg_vector_norm linear linspace log log1p log_softmax
+logical_not lt masked_fill matmul max max_pool2d maximum mean min minimum mish mish_ mm movedim mul mul_ narrow ne neg
+new_zeros norm normalize one_hot ones ones_like pad permute pixel_shuffle pixel_unshuffle pow prelu reciprocal relu
+relu6 relu6_ relu_ repeat reshape roll round rsqrt rsub scaled_dot_product_attention select selu selu_ sigmoid
+sigmoid_ sign silu silu_ sin slice softmax softplus split split_with_sizes sqrt squeeze stack sub sub_ sum sym_size t
+tanh tanh_ tile to transpose unbind unflatten unfold unsqueeze upsample_bicubic2d upsample_bilinear2d
+upsample_nearest2d var view where zeros zeros_like _assert_tensor_metadata
+"""  # what image classifiers in eval mode are made of; none touches a file or the network
+OPERATORS = frozenset(_CLASSIFIERS.split())
 ARITHMETIC: Mapping[str, Callable[..., Any]] = {
     name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "neg", "mod")
 }

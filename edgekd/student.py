@@ -1,4 +1,4 @@
-"""Students: the families, the largest that fits a device, and how one is built. Choosing is pure: same input, same student."""
+"""Students: the families, the largest that fits a device, and how one is built. Choosing is pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAMILIES = ("resnet", "lenet")
 
 
 def build_student(spec: StudentSpec, *, seed: int | None = None) -> nn.Module:
-    """The network of `spec`, on the current default device. seed: of its first weights; the global state stays as it was."""
+    """The network of `spec` on the default device. seed: of its first weights; the global random state stays."""
     if seed is None:
         return _build(spec)
     with torch.random.fork_rng(devices=[]):

@@ -29,8 +29,8 @@ def save_teacher(
 ) -> None:
     """Writes a self-contained teacher file: graph (or architecture's name), weights, input facts and class names.
 
-    images: what the model is fed; classes: names in the order of its logits. With `arch` the file names the architecture
-    (as `--arch` does) instead of carrying the graph. The file holds tensors and JSON, no pickled code.
+    images: what the model is fed; classes: names in the order of its logits. With `arch` the file names the
+    architecture (as `--arch` does) instead of carrying the graph. The file holds tensors and JSON, no pickled code.
     Raises TeacherError where the model cannot be captured or its output does not fit `classes`.
     """
     model = model.eval()
@@ -117,9 +117,7 @@ def _read(path: Path) -> dict[str, Any]:
             fix="copy the checkpoint again and compare its size",
         ) from error
     if not isinstance(content, dict):
-        raise TeacherError(
-            f"{path} holds {_kind(content)}, not a dictionary of weights", code="E0315", fix=CONVERT
-        )
+        raise TeacherError(f"{path} holds {_kind(content)}, not a dictionary of weights", code="E0315", fix=CONVERT)
     return content
 
 
@@ -130,7 +128,10 @@ def _refused(path: Path, error: pickle.UnpicklingError) -> TeacherError:
         names = re.findall(r"GLOBAL ([\w.]+)", str(error))
     if not names:
         return TeacherError(
-            f"{path} is damaged or is not a checkpoint", code="E0311", why=str(error).strip().splitlines()[0], fix=CONVERT
+            f"{path} is damaged or is not a checkpoint",
+            code="E0311",
+            why=str(error).strip().splitlines()[0],
+            fix=CONVERT,
         )
     return TeacherError(
         f"{path} holds a pickled object that may run code: {names[0]}",
@@ -232,7 +233,10 @@ def _fitting(arch: str, state: Mapping[str, Tensor], images: Images, classes: in
 
 def _mismatch(arch: str, problem: str) -> TeacherError:
     return TeacherError(
-        f"the weights do not fit --arch {arch}", code="E0319", why=problem, fix="name the architecture they were made with"
+        f"the weights do not fit --arch {arch}",
+        code="E0319",
+        why=problem,
+        fix="name the architecture they were made with",
     )
 
 

@@ -125,6 +125,16 @@ class Sizing:
     bound_by: str  # the limit that the next larger candidate breaks
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a student was trained."""
+
+    method: str
+    budget: str
+    config: Any  # of the method
+    seed: int
+
+
 class Log(Protocol):
     """Takes one line of a training's progress. Figures are plain numbers."""
 
@@ -147,8 +157,10 @@ Sampler = Callable[[int], "Tensor"]  # n -> images (n, C, H, W), normalised, as 
 class Method(Protocol):
     """A data-free distillation method: a module with these three names satisfies it."""
 
-    Config: type
-    BUDGETS: Mapping[str, Any]  # name -> Config; "paper" holds the published settings
+    @property
+    def Config(self) -> type: ...
+    @property
+    def BUDGETS(self) -> Mapping[str, Any]: ...
 
     def distill(self, teacher: Teacher, student: nn.Module, config: Any, run: Run) -> Sampler: ...
 

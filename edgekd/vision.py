@@ -8,14 +8,14 @@ installation they would clash with the real operators.
 
 from __future__ import annotations
 
-from types import ModuleType
+from typing import Any
 
 import torch
 
 _declared: list[torch.library.Library] = []  # kept alive: a Library that is collected takes its operators with it
 
 
-def torchvision() -> ModuleType:
+def torchvision() -> Any:
     """The torchvision module."""
     try:
         import torchvision as module

@@ -1,5 +1,6 @@
-"""RDSKD as published (Han, Park, Wang, Liu: Robustness and Diversity Seeking Data-Free Knowledge Distillation, ICASSP
-2021, arXiv 2011.03749): a generator is trained alone against the teacher, then frozen; the student learns on its images.
+"""RDSKD as published: a generator is trained alone against the teacher, then frozen; the student learns on its images.
+
+Han, Park, Wang, Liu: Robustness and Diversity Seeking Data-Free Knowledge Distillation, ICASSP 2021, arXiv 2011.03749.
 """
 
 from __future__ import annotations

@@ -1,0 +1,277 @@
+"""The command line: arguments in, tables and exit codes out. torch is imported only in the commands that need it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgekd import console
+from edgekd.errors import UsageError
+
+app = typer.Typer(
+    cls=console.Commands,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="Compress a trained image classifier for an edge device, without the data it was trained on.",
+    epilog="Exit codes: 0 done - 1 done, a limit missed - 2 usage - 3 input refused - 4 environment lacking - "
+    "5 measurement failed - 6 export failed - 7 integrity failed - 130 interrupted, run again to resume.",
+)
+profiles = typer.Typer(no_args_is_help=True, help="The devices that edgekd knows.")
+app.add_typer(profiles, name="profiles")
+
+TeacherFile = Annotated[
+    Path, typer.Argument(help="Teacher: a file of edgekd.save_teacher, or a state_dict with --arch.")
+]
+Arch = Annotated[str | None, typer.Option(help="For a state_dict: resnet20 ... resnet110, lenet5, torchvision:NAME.")]
+Input = Annotated[str | None, typer.Option("--input", help="For a state_dict: CxHxW, e.g. 3x32x32.")]
+Mean = Annotated[str | None, typer.Option(help="For a state_dict: of pixel/255, e.g. .485,.456,.406.")]
+Std = Annotated[str | None, typer.Option(help="For a state_dict: of pixel/255, e.g. .229,.224,.225.")]
+Classes = Annotated[str | None, typer.Option(help="For a state_dict: class names, comma-separated.")]
+ProfileName = Annotated[
+    str, typer.Option("--profile", "-p", help="Device: a name (edgekd profiles list) or a .toml file.")
+]
+Data = Annotated[
+    Path | None, typer.Option("--eval-data", help="Labelled images (npz) for the report; never trained on.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; everything else on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every figure of the log.")]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="Plain lines instead of a progress bar.")]
+Debug = Annotated[bool, typer.Option("--debug", help="A traceback with every error.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of all random numbers.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from edgekd import __version__
+
+        print(f"edgekd {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def edgekd(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def compress(
+    teacher: TeacherFile,
+    profile: ProfileName = "cpu",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder; the same one resumes.")] = None,
+    latency: Annotated[str | None, typer.Option(help="Limit instead of the profile's, e.g. 2ms.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, int8, or auto: all that the profile names.")] = "auto",
+    student: Annotated[str, typer.Option(help="Family of the student: auto, resnet, lenet.")] = "auto",
+    method: Annotated[str, typer.Option(help="Distillation method: rdskd.")] = "rdskd",
+    budget: Annotated[str, typer.Option(help="fast, paper, or a fraction of the paper's steps, e.g. 0.1.")] = "fast",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the method, e.g. student_lr=1e-3.")
+    ] = None,
+    eval_data: Data = None,
+    arch: Arch = None,
+    input_: Input = None,
+    mean: Mean = None,
+    std: Std = None,
+    classes: Classes = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    no_progress: NoProgress = False,
+    debug: Debug = False,
+) -> None:
+    """Distil TEACHER into a student for a device, export it, pack it and measure it. Needs no data."""
+    with console.errors(debug=debug, as_json=as_json), console.Display(quiet, verbose, no_progress, as_json) as display:
+        display.say(f"reading {teacher}")
+        from edgekd import pipeline
+        from edgekd.evaluation import load_eval_data
+        from edgekd.methods import configure
+        from edgekd.profile import adjusted, load_profile
+
+        device = adjusted(load_profile(profile), latency_ms=_milliseconds(latency), precision=precision)
+        settings = _settings(setting)
+        config = configure(method, budget, settings)
+        read = _teacher(teacher, arch, input_, mean, std, classes)
+        data = None if eval_data is None else load_eval_data(eval_data, read.images, len(read.classes))
+        folder = out or Path(f"{teacher.stem}-{Path(profile).stem}")
+        display.say(f"settings of {method}, budget {budget}: " + ", ".join(f"{k} {v}" for k, v in vars(config).items()))
+        result = pipeline.compress(
+            read, device, folder, method=method, budget=budget, settings=settings, family=student, seed=seed,
+            eval_data=data, log=display.log, say=display.say,
+        )  # fmt: skip
+        display.result(result)
+    raise typer.Exit(1 if result.broken else 0)
+
+
+@app.command("eval")
+def evaluate(
+    file: Annotated[
+        Path, typer.Argument(help="A teacher checkpoint, student.pt, or a graph that edgekd wrote (.onnx).")
+    ],
+    data: Annotated[Path, typer.Option("--data", "--eval-data", help="Labelled images: npz with images and labels.")],
+    arch: Arch = None,
+    input_: Input = None,
+    mean: Mean = None,
+    std: Std = None,
+    classes: Classes = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Top-1 accuracy of FILE on labelled images."""
+    with console.errors(debug=debug, as_json=as_json):
+        from edgekd import evaluation, export
+
+        if file.suffix == ".onnx":
+            facts = export.graph_facts(file)
+            found = evaluation.load_eval_data(data, facts.images, len(facts.classes))
+            logits = export.onnx_logits(file, found.pixels)
+        else:
+            teacher = _teacher(file, arch, input_, mean, std, classes)
+            found = evaluation.load_eval_data(data, teacher.images, len(teacher.classes))
+            logits = export.torch_logits(teacher.model, teacher.images, found.pixels)
+        top1 = evaluation.top1(logits, found)
+        document = {"file": str(file), "data": str(data), "images": len(found.labels), "top1": top1}
+        console.show(document, f"{file}: top-1 {top1:.2%} on {len(found.labels)} images of {data}", as_json)
+
+
+@app.command()
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    quick: Annotated[bool, typer.Option(help="2 s and 200 runs a graph instead of 10 s and 1,000.")] = False,
+    threads: Annotated[int | None, typer.Option(min=0, help="CPU threads; default: the profile's; 0: all.")] = None,
+    eval_data: Data = None,
+    reference: Annotated[Path | None, typer.Option(help="Another graph, measured in turns with the student's.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure BUNDLE on this machine: the runner in it, just as on the device. Writes report.json into it."""
+    with console.errors(debug=debug, as_json=as_json), console.Display(quiet, False, True, as_json) as display:
+        from edgekd.pipeline import bench as measure
+
+        report = measure(
+            bundle, quick=quick, threads=threads, eval_data=eval_data, reference=reference, say=display.say
+        )
+        display.report(report, bundle)
+    raise typer.Exit(0 if report["valid"] else 5)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A teacher checkpoint, a graph that edgekd wrote, or a bundle folder.")],
+    arch: Arch = None,
+    input_: Input = None,
+    mean: Mean = None,
+    std: Std = None,
+    classes: Classes = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """What FILE holds, without running any code of its author. A bundle is verified."""
+    with console.errors(debug=debug, as_json=as_json):
+        from edgekd.files import plain
+        from edgekd.latency import cost
+
+        document: dict[str, Any]
+        if file.is_dir():
+            from edgekd.bundle import read_bundle
+
+            document = {"kind": "bundle, every file verified", **plain(read_bundle(file).manifest)}
+        elif file.suffix == ".onnx":
+            from edgekd.export import graph_facts
+
+            document = {"kind": "ONNX graph of edgekd", **plain(graph_facts(file))}
+        else:
+            teacher = _teacher(file, arch, input_, mean, std, classes)
+            about = {name: plain(value) for name, value in vars(teacher).items() if name != "model"}
+            document = {"kind": "teacher", **about, "cost": plain(cost(teacher.model, teacher.images))}
+        console.show(document, document, as_json)
+
+
+@profiles.command("list")
+def profiles_list(as_json: AsJson = False, debug: Debug = False) -> None:
+    """All profiles that come with edgekd."""
+    with console.errors(debug=debug, as_json=as_json):
+        from edgekd.profile import load_profile, profile_names
+
+        found = {name: load_profile(name) for name in profile_names()}
+        console.profile_list(found, as_json)
+
+
+@profiles.command("show")
+def profiles_show(
+    name: Annotated[str, typer.Argument(help="A name or a .toml file.")], as_json: AsJson = False, debug: Debug = False
+) -> None:
+    """Everything that edgekd assumes of a device, with the sources."""
+    with console.errors(debug=debug, as_json=as_json):
+        from edgekd.files import plain
+        from edgekd.profile import load_profile
+
+        profile = load_profile(name)
+        console.show(plain(profile), plain(profile), as_json)
+
+
+def _teacher(
+    file: Path, arch: str | None, size: str | None, mean: str | None, std: str | None, names: str | None
+) -> Any:
+    from edgekd.teacher import check_images, load_teacher
+    from edgekd.types import Images
+
+    images = None
+    if size or mean or std:
+        if not (size and mean and std):
+            raise UsageError(
+                "--input, --mean and --std belong together", code="E0202", fix="give all three, or none of them"
+            )
+        try:
+            channels, height, width = (int(v) for v in size.lower().split("x"))
+            images = Images(channels, height, width, _numbers(mean), _numbers(std))
+        except ValueError as error:
+            raise UsageError(
+                f"--input {size} --mean {mean} --std {std} cannot be read",
+                code="E0203",
+                fix="write e.g.  --input 3x32x32 --mean .485,.456,.406 --std .229,.224,.225",
+            ) from error
+        check_images(images, where="--input, --mean, --std")
+    return load_teacher(file, arch=arch, images=images, classes=names.split(",") if names else None)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(v) for v in text.split(","))
+
+
+def _milliseconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text.removesuffix("ms"))
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise UsageError(f"--latency {text} is not a time", code="E0204", fix="write milliseconds, e.g.  --latency 2ms")
+    return value
+
+
+def _settings(given: list[str] | None) -> dict[str, Any]:
+    found = {}
+    for item in given or []:
+        name, _, value = item.partition("=")
+        try:
+            found[name] = json.loads(value)
+        except ValueError as error:
+            fix = "write name=number, e.g.  --set student_lr=1e-3"
+            raise UsageError(f"--set {item} is not a setting", code="E0205", fix=fix) from error
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,104 @@
+"""The bundle: a folder with graphs, samples, the runner's source and a manifest that hashes them all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.errors import IntegrityError
+from edgekd.files import data_dir, from_dict, sha256, write_json
+from edgekd.types import Bundle, Manifest
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+HOW_TO_RUN = """This folder is an edgekd bundle: an image classifier for {target}.
+
+On the device, in this folder, with Python 3.8 or later, numpy and onnxruntime:
+    python3 -m runner            measures latency, compares with the teacher's samples, writes report.json
+    python3 -m runner --help
+
+The graphs take float32 pixels 0..255, NCHW; normalisation is inside. Class names are in their metadata.
+{engine}"""
+ENGINE = """
+TensorRT builds its engine on the board itself, as engines fit one GPU and one version only:
+    /usr/src/tensorrt/bin/trtexec --onnx={graph} --minShapes=pixels:1x{shape} --optShapes=pixels:{batch}x{shape} \\
+        --maxShapes=pixels:{batch}x{shape} --saveEngine=student.engine
+"""
+
+
+def write_bundle(
+    folder: Path, manifest: Manifest, graphs: Mapping[str, Path], samples: Mapping[str, NDArray[Any]]
+) -> Bundle:
+    """Packs a bundle at `folder`, whole or not at all. `manifest` comes without files and graphs; they are filled in.
+
+    samples: "pixels" uint8 (N, C, H, W), "teacher_logits" (N, K) and "<precision>_logits" (N, K) of each graph.
+    """
+    building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        shutil.copytree(data_dir("targets"), building / "runner", ignore=shutil.ignore_patterns("__pycache__"))
+        for path in graphs.values():
+            shutil.copyfile(path, building / path.name)
+        with open(building / "samples.npz", "wb") as handle:
+            np.savez(handle, **samples)  # type: ignore[arg-type]
+        (building / "README.txt").write_text(_how_to_run(manifest, graphs), encoding="utf-8")
+        listed = sorted(p for p in building.rglob("*") if p.is_file())
+        values = vars(manifest) | {
+            "graphs": {precision: path.name for precision, path in graphs.items()},
+            "files": {p.relative_to(building).as_posix(): sha256(p) for p in listed},
+        }
+        whole = Manifest(**values)
+        write_json(building / MANIFEST, whole)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return Bundle(folder, whole)
+
+
+def _how_to_run(manifest: Manifest, graphs: Mapping[str, Path]) -> str:
+    engine = ""
+    if manifest.target == "tensorrt":
+        images = manifest.images
+        graph = graphs.get("int8", graphs["fp32"]).name
+        shape = f"{images.channels}x{images.height}x{images.width}"
+        engine = ENGINE.format(graph=graph, shape=shape, batch=manifest.batch)
+    return HOW_TO_RUN.format(target=manifest.profile["summary"], engine=engine)
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Reads and verifies a bundle. Raises IntegrityError naming the first file that is missing or changed."""
+    try:
+        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise IntegrityError(
+            f"{folder} is not a bundle: {MANIFEST} cannot be read",
+            code="E0701",
+            why=str(error),
+            fix="name the folder 'bundle' inside the output folder of edgekd compress",
+        ) from error
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        raise IntegrityError(f"{folder / MANIFEST} is of another schema than {SCHEMA}", code="E0702")
+    manifest = from_dict(Manifest, values, where=str(folder / MANIFEST))
+    for name, wanted in sorted(manifest.files.items()):
+        path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise IntegrityError(f"{folder / MANIFEST} lists a file outside the bundle: {name}", code="E0703")
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing", code="E0703", fix="copy the bundle again")
+        if sha256(path) != wanted:
+            raise IntegrityError(
+                f"{path} is not the file that was packed",
+                code="E0703",
+                why="its sha256 differs from the manifest's",
+                fix="copy the bundle again",
+            )
+    return Bundle(folder, manifest)

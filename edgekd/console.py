@@ -1,0 +1,254 @@
+"""What a person or a script sees: progress, tables, JSON and errors. No logic of the product."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from typer.core import TyperGroup
+
+from edgekd.errors import EdgekdError, Interrupted
+from edgekd.files import plain
+
+if TYPE_CHECKING:
+    from edgekd.pipeline import Result
+    from edgekd.types import Profile
+
+LINE_EVERY_S = 5.0  # without a terminal, a line of figures at most this often
+out, err = Console(), Console(stderr=True)
+
+
+class Commands(TyperGroup):
+    """Lists the commands in the order of their use."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+
+@contextmanager
+def errors(*, debug: bool, as_json: bool) -> Iterator[None]:
+    """Turns what went wrong inside into at most five lines on stderr and the exit code that belongs to it."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        error: EdgekdError = Interrupted(
+            "stopped; what was finished is saved", signal=signal.SIGINT, fix="run the same command again to go on"
+        )
+    except EdgekdError as caught:
+        error = caught
+    except OSError as caught:
+        error = EdgekdError(
+            f"the system refused: {caught.strerror or caught}",
+            code="E0403",
+            why=str(caught),
+            fix="mend that (disk full? no permission?) and run the same command again: finished stages stay",
+        )
+        error.exit_code = 4
+        error.__cause__ = caught
+    except Exception as caught:
+        error = EdgekdError(
+            f"edgekd itself failed: {type(caught).__name__}: {caught}",
+            code="E7000",
+            why="this is our bug",
+            fix="run again with --debug and send us the traceback",
+        )
+        error.__cause__ = caught
+    else:
+        return
+    if debug:
+        traceback.print_exception(error)
+    if as_json:
+        facts = {"code": error.code, "what": error.what, "why": error.why, "fix": error.fix, "exit": error.exit_code}
+        print(json.dumps({"error": facts}, indent=2))
+    text = f"[bold red]error\\[{error.code}][/] {escape(error.what)}"
+    text += f"\n  [bold]why[/]   {escape(error.why)}" if error.why else ""
+    text += f"\n  [bold]fix[/]   {escape(error.fix)}" if error.fix else ""
+    err.print(f"{text}  [dim](exit {error.exit_code})[/]", soft_wrap=True, highlight=False)
+    raise typer.Exit(error.exit_code)
+
+
+class Display:
+    """Progress of a command: a bar on a terminal, now and then a plain line elsewhere, nothing when quiet."""
+
+    def __init__(self, quiet: bool, verbose: bool, no_progress: bool, as_json: bool) -> None:
+        self.quiet, self.verbose, self.as_json = quiet, verbose, as_json
+        bar = err.is_terminal and not (quiet or no_progress or as_json)
+        self.progress = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=err,
+            disable=not bar,
+            refresh_per_second=4,
+        )
+        self.bar, self.printed = bar, 0.0
+        self.tasks: dict[str, Any] = {}
+        self.began: dict[str, tuple[float, int]] = {}
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def say(self, line: str) -> None:
+        """One line about a stage."""
+        if not self.quiet:
+            err.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+    def log(self, phase: str, step: int, steps: int, **figures: float) -> None:
+        """Figures of the training; satisfies edgekd.types.Log."""
+        shown = figures if self.verbose else {k: v for k, v in figures.items() if k in ("loss", "agreement")}
+        text = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        now = time.monotonic()
+        began, first = self.began.setdefault(phase, (now, step))
+        if self.bar:
+            if phase not in self.tasks:
+                self.tasks[phase] = self.progress.add_task(phase, total=steps, completed=first, figures=text)
+            self.progress.update(self.tasks[phase], completed=step, figures=text)
+        elif not self.quiet and (now - self.printed >= LINE_EVERY_S or step == steps):
+            rate = (step - first) / (now - began) if now > began else 0.0
+            left = f"  {(steps - step) / rate:.0f} s left" if rate else ""
+            self.say(f"{phase} {step}/{steps}  {text}{left}")
+            self.printed = now
+
+    def result(self, result: Result) -> None:
+        """The table at the end of compress, or one JSON document."""
+        self.progress.stop()
+        if self.as_json:
+            document = {
+                "bundle": str(result.bundle.folder),
+                "report": str(result.bundle.folder / "report.json"),
+                "deployable": not result.broken,
+                "broken_limits": result.broken,
+                "seconds": round(result.seconds, 1),
+                "sizing": plain(result.sizing),
+                "measured": plain(result.report),
+            }
+            print(json.dumps(document, indent=2, ensure_ascii=False))
+            return
+        out.print(_result_table(result))
+        sizing, folder = result.sizing, result.bundle.folder
+        spec, profile = sizing.spec, result.profile
+        shape = f"{spec.family}, {spec.depth} block(s) a stage, width {spec.width}"
+        out.print(f"student   {shape}; next larger: {sizing.bound_by}", highlight=False)
+        for precision, p in sizing.predicted.items():
+            text = f"{p.latency_ms:.3g} ms, expected within {p.low_ms:.3g} to {p.high_ms:.3g}"
+            out.print(f"predicted {profile.name} {precision}: {text}", highlight=False)
+        _validity(result.report)
+        verdict = "[green]every limit of the profile is met[/]" if not result.broken else ""
+        verdict = verdict or f"[red]not deployable: {escape('; '.join(result.broken))}[/]"
+        out.print(f"verdict   {verdict}  [dim]({result.seconds:.0f} s)[/]", highlight=False)
+        for name, path in (("bundle", folder), ("report", folder / "report.json")):
+            out.print(f"{name:<9} {escape(str(path))}", highlight=False, soft_wrap=True)
+        out.print(
+            f"next      copy the bundle to the device; there:  cd {folder.name} && python3 -m runner", highlight=False
+        )
+
+    def report(self, report: Mapping[str, Any], bundle: Path) -> None:
+        """The table of bench, or the report as it is."""
+        if self.as_json:
+            print(json.dumps(plain(report), indent=2))
+            return
+        runtime, device = report["runtime"], report["device"]
+        title = f"{device['name']}, {runtime['name']} {runtime['version']}, batch {report['batch']}"
+        table = Table("graph", "MB", "p50 ms", "p90 ms", "p99 ms", "agreement", "top-1", title=title, title_style="")
+        for name, graph in report["graphs"].items():
+            t = graph["latency_ms"]
+            table.add_row(
+                name, f"{graph['mb']:.3f}", *(f"{t[q]:.3f}" for q in ("p50", "p90", "p99")),
+                f"{graph['agreement']:.2%}", _percent(graph["accuracy"]),
+            )  # fmt: skip
+        out.print(table)
+        _validity(report)
+        out.print(f"report    {escape(str(bundle / 'report.json'))}", highlight=False, soft_wrap=True)
+
+
+def _result_table(result: Result) -> Table:
+    report, sizing = result.report, result.sizing
+    table = Table("", "top-1", "agreement", "parameters", "MACs", "graph MB", "p50 ms here", "p90 ms here")
+    costs = {"teacher": sizing.teacher, **dict.fromkeys(result.profile.precisions, sizing.student)}
+    for name, of in costs.items():
+        graph = report["graphs"].get(name)
+        row = [f"student {name}" if name != "teacher" else name]
+        if graph is None:
+            table.add_row(*row, "-", "-", f"{of.parameters:,}", f"{of.macs:,}", "-", "-", "-")
+            continue
+        t, agreement = graph["latency_ms"], "-" if name == "teacher" else f"{graph['agreement']:.2%}"
+        row += [_percent(graph["accuracy"]), agreement, f"{of.parameters:,}", f"{of.macs:,}"]
+        table.add_row(*row, f"{graph['mb']:.3f}", f"{t['p50']:.3f}", f"{t['p90']:.3f}")
+    return table
+
+
+def _validity(report: Mapping[str, Any]) -> None:
+    if report["evaluated"]:
+        note = f"top-1 on {report['evaluated']:,} images of the evaluation data"
+    else:
+        note = "no accuracy: none was asked for (--eval-data)"
+    out.print(
+        f"measured  {note}; agreement with the teacher on {report['samples']:,} generated images", highlight=False
+    )
+    if report["target"] == "tensorrt":
+        out.print(
+            "          latency here is ONNX Runtime's on this machine, not the board's; README.txt in the bundle "
+            "has the line that builds the engine",
+            highlight=False,
+        )
+    if not report["valid"]:
+        out.print(f"[yellow]latency   not valid: {escape('; '.join(report['reasons']))}[/]", highlight=False)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
+def show(document: Mapping[str, Any], text: str | Mapping[str, Any], as_json: bool) -> None:
+    """A document as JSON, or a line or table for people."""
+    if as_json:
+        print(json.dumps(plain(document), indent=2, ensure_ascii=False))
+    elif isinstance(text, str):
+        out.print(text, highlight=False, soft_wrap=True, markup=False)
+    else:
+        table = Table(show_header=False, box=None)
+        for name, value in text.items():
+            table.add_row(f"[bold]{escape(name)}[/]", escape(_readable(value)))
+        out.print(table)
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "\n".join(f"{k}: {_readable(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(_readable(v) for v in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def profile_list(found: Mapping[str, Profile], as_json: bool) -> None:
+    """One line per profile."""
+    if as_json:
+        print(json.dumps({name: plain(profile) for name, profile in found.items()}, indent=2, ensure_ascii=False))
+        return
+    table = Table(Column("profile", no_wrap=True), "device", "precisions", "latency limit")
+    for name, p in found.items():
+        device = p.summary if p.name == name else f"-> {p.name}"
+        limit = "-" if p.limits.latency_ms is None else f"{p.limits.latency_ms:g} ms"
+        table.add_row(name, device, ", ".join(p.precisions), limit)
+    out.print(table)

@@ -1,0 +1,105 @@
+"""Accuracy on a user's labelled images. Nothing that distils imports this module; a test holds it to that."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.errors import DataError
+from edgekd.export import Logits, Pixels
+from edgekd.files import sha256, written
+from edgekd.types import Images
+
+NAMES = (("images", "labels"), ("x", "y"), ("test_images", "test_labels"), ("x_test", "y_test"))
+
+
+@dataclass(frozen=True)
+class EvalData:
+    pixels: Pixels  # (N, C, H, W)
+    labels: NDArray[np.int64]  # (N,)
+    name: str
+    sha256: str
+
+
+def load_eval_data(path: str | Path, images: Images, classes: int) -> EvalData:
+    """Reads an npz of uint8 images, (N, H, W), (N, H, W, C) or (N, C, H, W), and integer labels 0..K-1 (N,).
+
+    Raises DataError where the file is none, or its shape or labels do not fit the network.
+    """
+    path = Path(path)
+    arrays = _arrays(path)
+    names = next((pair for pair in NAMES if set(pair) <= set(arrays)), None)
+    if names is None:
+        raise DataError(
+            f"{path} has no images and labels",
+            code="E0341",
+            why=f"it holds: {', '.join(arrays) or 'nothing'}",
+            fix="numpy.savez('data.npz', images=uint8 array (N, H, W, C), labels=integers (N,))",
+        )
+    pixels, labels = arrays[names[0]], arrays[names[1]]
+    wanted = (images.channels, images.height, images.width)
+    found = pixels.shape[1:]
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    elif pixels.ndim == 4 and pixels.shape[1:] != wanted:
+        pixels = pixels.transpose(0, 3, 1, 2)
+    if pixels.shape[1:] != wanted or not len(pixels):
+        raise DataError(
+            f"{path}: images of shape {'x'.join(map(str, found))} do not fit the teacher",
+            code="E0342",
+            why=f"it takes {images.height}x{images.width} with {images.channels} channel(s)",
+            fix="resize them as they were for the teacher's training",
+        )
+    if pixels.dtype != np.uint8:
+        raise DataError(
+            f"{path}: images are {pixels.dtype}, not uint8",
+            code="E0343",
+            why="edgekd normalises pixels 0..255 itself, with the teacher's mean and std",
+            fix="save the raw pixels",
+        )
+    if labels.shape != (len(pixels),) or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"{path}: labels must be {len(pixels)} integers, one per image",
+            code="E0344",
+            why=f"found {labels.dtype} of shape {labels.shape}",
+        )
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise DataError(
+            f"{path}: labels run from {labels.min()} to {labels.max()}",
+            code="E0345",
+            why=f"the teacher has {classes} classes, 0 to {classes - 1}",
+        )
+    return EvalData(np.ascontiguousarray(pixels), labels.astype(np.int64), path.name, sha256(path))
+
+
+def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+    if not path.is_file():
+        raise DataError(f"{path} is not there" if not path.exists() else f"{path} is not a file", code="E0340")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("a single array, not an npz archive")
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+        raise DataError(
+            f"{path} is not a whole npz file of plain arrays",
+            code="E0340",
+            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            fix="numpy.savez('data.npz', images=uint8 array (N, H, W, C), labels=integers (N,))",
+        ) from error
+
+
+def write_eval_data(data: EvalData, path: Path) -> None:
+    """The one form that the device's runner reads: uint8 (N, C, H, W) and labels."""
+    with written(path) as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, images=data.pixels, labels=data.labels)
+
+
+def top1(logits: Logits, data: EvalData) -> float:
+    """Share of images whose largest logit is the label's, in [0, 1]."""
+    return float((logits.argmax(1) == data.labels).mean())

@@ -1,0 +1,114 @@
+"""The pipeline: teacher and profile in, bundle and report out."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import edgekd
+from edgekd.bundle import read_bundle
+from edgekd.device import run_bundle
+from edgekd.errors import InputError
+from edgekd.evaluation import EvalData, load_eval_data, write_eval_data
+from edgekd.files import plain
+from edgekd.methods import configure
+from edgekd.stages import bundled, claim, distilled, measured, referenced
+from edgekd.student import size_student
+from edgekd.types import Bundle, Log, Profile, Recipe, Sizing, Teacher
+
+
+@dataclass(frozen=True)
+class Result:
+    """What compress leaves: the bundle, its report and the way there."""
+
+    folder: Path
+    bundle: Bundle
+    report: Mapping[str, Any]  # report.json
+    sizing: Sizing
+    profile: Profile
+    recipe: Recipe
+    broken: list[str]  # limits that the result breaks; empty: deployable
+    seconds: float  # of this call
+
+
+def no_log(phase: str, step: int, steps: int, **figures: float) -> None:
+    """A Log that keeps nothing."""
+
+
+def compress(
+    teacher: Teacher,
+    profile: Profile,
+    folder: str | Path,
+    *,
+    method: str = "rdskd",
+    budget: str = "fast",
+    settings: Mapping[str, Any] | None = None,
+    family: str = "auto",
+    seed: int = 0,
+    eval_data: EvalData | None = None,
+    log: Log = no_log,
+    say: Callable[[str], None] = lambda line: None,
+) -> Result:
+    """Sizes a student for `profile`, distils it from `teacher` without data, exports, packs, and measures it here.
+
+    folder: output, made when missing; an earlier run of the same settings in it is gone on with. budget: a name of the
+    method's BUDGETS or a fraction of the published steps; settings: single fields of the method's Config on top.
+    eval_data only ever reaches the report. log: figures of the training; say: one line per stage.
+    Raises EdgekdError children; Interrupted (after saving) on SIGINT or SIGTERM.
+    """
+    start, folder = time.monotonic(), Path(folder)
+    recipe = Recipe(method, budget, configure(method, budget, settings or {}), seed)
+    sizing = size_student(teacher, profile, family=family)
+    asked = {"teacher": teacher.sha256, "profile": profile, "student": sizing.spec, "recipe": recipe}
+    claim(folder, plain(asked | {"edgekd": edgekd.__version__}))
+    student, pixels = distilled(teacher, sizing, recipe, folder, log, say)
+    bundle = bundled(teacher, student, pixels, sizing, profile, recipe, folder, say)
+    reference = referenced(teacher, profile, folder, say)
+    report = measured(bundle, reference, eval_data, folder, say)
+    broken = broken_limits(report, profile, sizing)
+    return Result(folder, bundle, report, sizing, profile, recipe, broken, time.monotonic() - start)
+
+
+def bench(
+    folder: Path,
+    *,
+    quick: bool = False,
+    threads: int | None = None,
+    eval_data: Path | None = None,
+    reference: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Verifies the bundle in `folder` and measures it on this machine; gives its report.json. See run_bundle."""
+    bundle = read_bundle(folder)
+    if reference is not None and not reference.is_file():
+        raise InputError(f"{reference} is not there", code="E0350")
+    with tempfile.TemporaryDirectory() as temporary:
+        evaluation = None
+        if eval_data is not None:
+            evaluation = Path(temporary) / "evaluation.npz"
+            write_eval_data(load_eval_data(eval_data, bundle.manifest.images, len(bundle.manifest.classes)), evaluation)
+        return run_bundle(bundle, quick=quick, threads=threads, eval_data=evaluation, reference=reference, say=say)
+
+
+def broken_limits(report: Mapping[str, Any], profile: Profile, sizing: Sizing) -> list[str]:
+    """Limits of the profile that the result breaks, each as a short sentence.
+
+    The graph's size is that of the file. Latency is the measured p90 where this machine is the profile's device (the
+    profile "cpu"); elsewhere the prediction, since a figure of this machine says nothing about a board.
+    """
+    limits, found = profile.limits, []
+    deployed = min(profile.precisions, key=lambda p: sizing.predicted[p].latency_ms)
+    measured = profile.name == "cpu"
+    if measured:
+        deployed = min(profile.precisions, key=lambda p: report["graphs"][p]["latency_ms"]["p90"])
+    latency = report["graphs"][deployed]["latency_ms"]["p90"] if measured else sizing.predicted[deployed].high_ms
+    size = report["graphs"][deployed]["mb"]
+    if limits.latency_ms is not None and latency > limits.latency_ms:
+        found.append(f"{deployed} latency {latency:.3g} ms over {limits.latency_ms:g} ms")
+    if limits.model_mb is not None and size > limits.model_mb:
+        found.append(f"{deployed} graph {size:.3g} MB over {limits.model_mb:g} MB")
+    return found

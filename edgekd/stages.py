@@ -1,0 +1,188 @@
+"""The stages of compress. Each leaves its result under its final name only when it is whole.
+
+So the same call on the same folder goes on behind the last stage that was finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+import edgekd
+from edgekd.bundle import SCHEMA, read_bundle, write_bundle
+from edgekd.checkpoint import stoppable
+from edgekd.compute import choose_device, to_device
+from edgekd.device import run_bundle
+from edgekd.errors import EnvironmentLacking, ExportError, UsageError
+from edgekd.evaluation import EvalData, write_eval_data
+from edgekd.export import Pixels, check_parity, export, export_fp32, onnx_logits, to_pixels, torch_logits
+from edgekd.files import plain, sha256, write_json, written
+from edgekd.methods import METHODS
+from edgekd.student import build_student
+from edgekd.teacher import load_teacher, save_teacher
+from edgekd.types import Bundle, Log, Manifest, Profile, Recipe, Run, Sizing, Teacher
+
+CALIBRATION, SAMPLES = 512, 2_000  # generated images for INT8, and for agreement; fewer where images are large
+LARGEST_SAMPLES = 32_000_000  # bytes of all samples together
+
+
+def claim(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Makes the folder and writes down what runs in it. Raises UsageError where something else already does."""
+    path = folder / "settings.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_json(path, settings)
+    except OSError as error:
+        raise EnvironmentLacking(
+            f"cannot write to the output folder {folder}",
+            code="E0402",
+            why=str(error),
+            fix="name another with -o DIR",
+        ) from error
+    before = json.loads(path.read_text(encoding="utf-8"))
+    now = plain(settings)
+    changed = [f"{name}: {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
+    if changed:
+        raise UsageError(
+            f"{folder} holds a run with other settings",
+            code="E0222",
+            why="; ".join(text if len(text) < 200 else text.split(":")[0] + " differs" for text in changed),
+            fix="name another folder with -o DIR, or delete this one",
+        )
+
+
+def distilled(
+    teacher: Teacher,
+    sizing: Sizing,
+    recipe: Recipe,
+    folder: Path,
+    log: Log,
+    say: Callable[[str], None],
+) -> tuple[nn.Module, Pixels]:
+    """The trained student and generated images that it has not seen, from disk where this stage is finished."""
+    images, student_file, images_file = sizing.spec.images, folder / "student.pt", folder / "images.npz"
+    if student_file.exists():  # written last
+        say("student distilled already")
+        with np.load(images_file, allow_pickle=False) as stored:
+            return load_teacher(student_file).model, stored["pixels"]
+    say(f"distilling with {recipe.method} on {choose_device()}")
+    device = choose_device()
+    student = to_device(build_student(sizing.spec, seed=recipe.seed), device)
+    teacher_there = dataclasses.replace(teacher, model=to_device(teacher.model, device))
+    begun = time.time()
+
+    def logged(phase: str, step: int, steps: int, **figures: float) -> None:
+        line = {"time_s": round(time.time() - begun, 2), "phase": phase, "step": step, **figures}
+        with open(folder / "log.jsonl", "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+        log(phase, step, steps, **figures)
+
+    with stoppable():
+        sampler = METHODS[recipe.method].distill(
+            teacher_there, student, recipe.config, Run(device, recipe.seed, folder, logged)
+        )
+    count = CALIBRATION + max(64, min(SAMPLES, LARGEST_SAMPLES // (images.channels * images.height * images.width)))
+    parts = [to_pixels(sampler(min(256, count - at)), images) for at in range(0, count, 256)]
+    with written(images_file) as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, pixels=np.concatenate(parts))
+    teacher.model.cpu()
+    save_teacher(student.cpu(), student_file, images=images, classes=teacher.classes)
+    (folder / "distillation.ckpt").unlink(missing_ok=True)
+    return student, np.concatenate(parts)
+
+
+def bundled(
+    teacher: Teacher,
+    student: nn.Module,
+    pixels: Pixels,
+    sizing: Sizing,
+    profile: Profile,
+    recipe: Recipe,
+    folder: Path,
+    say: Callable[[str], None],
+) -> Bundle:
+    """Graphs, each held against torch, and the bundle around them; read back where that is finished."""
+    if (folder / "bundle").exists():
+        say("bundle packed already")
+        return read_bundle(folder / "bundle")
+    say(f"exporting {' and '.join(profile.precisions)}")
+    images, held_out = teacher.images, pixels[CALIBRATION:]
+    graphs = export(student, images, teacher.classes, profile, pixels[:CALIBRATION], folder)
+    logits = torch_logits(student, images, held_out)
+    by_graph = {precision: onnx_logits(path, held_out) for precision, path in graphs.items()}
+    manifest = Manifest(
+        schema=SCHEMA,
+        target=profile.target,
+        batch=profile.batch,
+        threads=profile.threads,
+        images=images,
+        classes=teacher.classes,
+        graphs={},
+        files={},
+        parity={precision: check_parity(precision, found, logits) for precision, found in by_graph.items()},
+        student=plain(sizing.spec) | plain(sizing.student),
+        teacher={"sha256": teacher.sha256, "architecture": teacher.architecture} | plain(sizing.teacher),
+        method={"name": recipe.method, **{n: v for n, v in plain(recipe).items() if n != "method"}},
+        profile=plain(profile),
+        data="none: the student saw only images that a generator made from the teacher",
+        made_with={
+            "edgekd": edgekd.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": platform.platform(),
+            "device": str(choose_device()),
+        },
+    )
+    samples: dict[str, NDArray[Any]] = {
+        "pixels": held_out,
+        "teacher_logits": torch_logits(teacher.model, images, held_out),
+    }
+    samples |= {f"{precision}_logits": found for precision, found in by_graph.items()}
+    return write_bundle(folder / "bundle", manifest, graphs, samples)
+
+
+def referenced(teacher: Teacher, profile: Profile, folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The teacher's graph, for measuring only; it stays outside the bundle. None, and said, where it has no ONNX form."""
+    path = folder / "teacher.onnx"
+    if not path.exists():
+        try:
+            export_fp32(teacher.model, teacher.images, teacher.classes, path, opset=max(18, profile.opset))
+        except ExportError as error:
+            say(f"the teacher is not measured: {error.what} ({error.why})")
+            return None
+    return path
+
+
+def measured(
+    bundle: Bundle, reference: Path | None, eval_data: EvalData | None, folder: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The bundle's report on this machine; made again where the one that is there has other evaluation data."""
+    path, wanted = bundle.folder / "report.json", None if eval_data is None else eval_data.sha256
+    if path.exists():
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if (report.get("evaluation") or {}).get("sha256") == wanted:
+            say("measured already")
+            return report
+    say("measuring on this machine")
+    evaluation = None
+    if eval_data is not None:
+        evaluation = folder / "evaluation.npz"
+        write_eval_data(eval_data, evaluation)
+    with written(path) as temporary:
+        report = run_bundle(bundle, out=temporary, quick=True, reference=reference, eval_data=evaluation, say=say)
+        if eval_data is not None:
+            report["evaluation"] = {"name": eval_data.name, "sha256": eval_data.sha256}
+        report["bundle"] = {"manifest_sha256": sha256(bundle.folder / "manifest.json")}
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report

@@ -1,0 +1,155 @@
+"""python3 -m runner, in a bundle's folder: verify, load, measure, compare, write report.json."""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from typing import Any, Dict, List, Optional
+
+BUNDLE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PARITY_BATCH = 32
+EXIT_INPUT, EXIT_ENVIRONMENT, EXIT_MEASUREMENT, EXIT_INTEGRITY = 3, 4, 5, 7
+
+
+class Refused(Exception):
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def verified(folder: str) -> Dict[str, Any]:
+    """The manifest, after every file that it lists has been found unchanged."""
+    try:
+        with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as handle:
+            manifest: Dict[str, Any] = json.load(handle)
+    except (OSError, ValueError) as error:
+        raise Refused("manifest.json cannot be read: %s" % error, EXIT_INTEGRITY)
+    for name, wanted in sorted(manifest["files"].items()):
+        try:
+            with open(os.path.join(folder, name), "rb") as handle:
+                found = hashlib.sha256(handle.read()).hexdigest()
+        except OSError:
+            raise Refused("%s is missing from the bundle" % name, EXIT_INTEGRITY)
+        if found != wanted:
+            raise Refused("%s is not the file that was packed: its sha256 differs" % name, EXIT_INTEGRITY)
+    return manifest
+
+
+def run(options: argparse.Namespace, say: Any) -> Dict[str, Any]:
+    manifest = verified(BUNDLE)
+    try:
+        import numpy as np
+
+        from . import harness, onnxrt
+    except ImportError as error:
+        raise Refused("%s; on the device: python3 -m pip install numpy onnxruntime" % error, EXIT_ENVIRONMENT)
+    samples = np.load(os.path.join(BUNDLE, "samples.npz"), allow_pickle=False)
+    pixels, teacher_logits = samples["pixels"], samples["teacher_logits"]
+    evaluation = _evaluation(options.eval_data, pixels.shape[1:], np) if options.eval_data else None
+    threads = manifest["threads"] if options.threads is None else options.threads
+
+    paths = {p: os.path.join(BUNDLE, name) for p, name in sorted(manifest["graphs"].items())}
+    if options.reference:
+        paths["teacher"] = options.reference
+    graphs: Dict[str, Dict[str, Any]] = {}
+    infers: Dict[str, Any] = {}
+    for name, path in paths.items():
+        start = time.perf_counter()
+        infers[name], facts = onnxrt.load(path, threads)
+        graphs[name] = dict(facts, file=os.path.basename(path), mb=os.path.getsize(path) / 1e6)
+        graphs[name]["load_ms"] = 1e3 * (time.perf_counter() - start)
+        x = pixels[np.arange(manifest["batch"]) % len(pixels)].astype(np.float32)
+        graphs[name]["first_ms"] = harness.timed(infers[name], x, 1)[0]
+
+    protocol = harness.QUICK if options.quick else harness.FULL
+    device = harness.device()
+    measured = harness.measure(infers, x, protocol, say)
+    for name, infer in infers.items():
+        say("comparing %s" % name)
+        logits = harness.logits_of(infer, pixels, PARITY_BATCH)
+        if not np.isfinite(logits).all():
+            raise Refused("%s gives NaN or Inf on this device" % name, EXIT_MEASUREMENT)
+        graphs[name]["latency_ms"] = measured["latency_ms"][name]
+        graphs[name]["agreement"] = harness.agreement(logits, teacher_logits)
+        host = samples["%s_logits" % name] if "%s_logits" % name in samples.files else None
+        graphs[name]["max_abs_from_host"] = None if host is None else float(np.abs(logits - host).max())
+        graphs[name]["accuracy"] = None
+        if evaluation is not None:
+            images, labels = evaluation
+            graphs[name]["accuracy"] = harness.accuracy(harness.logits_of(infer, images, PARITY_BATCH), labels)
+    return {
+        "schema": 1,
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "target": manifest["target"],
+        "runtime": onnxrt.describe(),
+        "device": device,
+        "clock": "host array in, host array out: copies are inside, preprocessing is part of the graph",
+        "batch": manifest["batch"],
+        "protocol": protocol,
+        "valid": measured["valid"],
+        "reasons": measured["reasons"],
+        "foreign_cores": measured["foreign_cores"],
+        "peak_memory_mb": harness.peak_memory_mb(),
+        "samples": len(pixels),
+        "evaluated": 0 if evaluation is None else len(evaluation[1]),
+        "parity": manifest["parity"],
+        "graphs": graphs,
+    }
+
+
+def _evaluation(path: str, shape: Any, np: Any) -> Any:
+    """(images uint8 (N, C, H, W), labels (N,)) of an npz file."""
+    try:
+        data = np.load(path, allow_pickle=False)
+        images, labels = data["images"], data["labels"]
+    except (OSError, ValueError, KeyError) as error:
+        raise Refused("%s is not an npz file with images and labels: %s" % (path, error), EXIT_INPUT)
+    if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) != len(labels):
+        message = "%s: images must be uint8 (N, %s) with one label each; found %s %s" % (
+            path, ", ".join(map(str, shape)), images.dtype, images.shape)  # fmt: skip
+        raise Refused(message, EXIT_INPUT)
+    return images, labels
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m runner", description="Measure this bundle on this device.")
+    parser.add_argument("--quick", action="store_true", help="2 s and 200 runs a graph instead of 10 s and 1000")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: the profile's; 0: all)")
+    parser.add_argument("--eval-data", metavar="NPZ", help="images uint8 (N, C, H, W) and labels, to report accuracy")
+    parser.add_argument("--reference", metavar="ONNX", help="the teacher's graph, measured in turns with the student's")
+    parser.add_argument("--out", default=os.path.join(BUNDLE, "report.json"), help="default: report.json in the bundle")
+    parser.add_argument("--quiet", action="store_true", help="no progress lines")
+    options = parser.parse_args(arguments)
+
+    def say(text: str) -> None:
+        if not options.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    try:
+        report = run(options, say)
+        temporary = "%s.%d.tmp" % (options.out, os.getpid())
+        try:
+            with open(temporary, "w", encoding="utf-8") as handle:
+                json.dump(report, handle, indent=2)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, options.out)
+        except OSError as error:
+            raise Refused("cannot write %s: %s" % (options.out, error), EXIT_ENVIRONMENT)
+    except Refused as error:
+        print("error: %s" % error, file=sys.stderr)
+        return error.exit_code
+    for name, graph in report["graphs"].items():
+        t = graph["latency_ms"]
+        say(
+            "%-8s p50 %.3f  p90 %.3f  p99 %.3f ms   agreement %.4f"
+            % (name, t["p50"], t["p90"], t["p99"], graph["agreement"])
+        )
+    say("%s  %s" % ("valid" if report["valid"] else "not valid: " + "; ".join(report["reasons"]), options.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
