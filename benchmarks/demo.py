@@ -48,7 +48,9 @@ def train_teacher(pixels: Tensor, labels: Tensor, facts: Images, *, seed: int) -
         order = torch.randperm(len(x))
         for batch in order[: len(x) // BATCH * BATCH].view(-1, BATCH):
             right, down = torch.randint(-1, 2, (2,)).tolist()
-            images = F.pad(x[batch], (1, 1, 1, 1), value=float(x.min()))[..., 1 + down : 9 + down, 1 + right : 9 + right]
+            images = F.pad(x[batch], (1, 1, 1, 1), value=float(x.min()))[
+                ..., 1 + down : 9 + down, 1 + right : 9 + right
+            ]
             loss = F.cross_entropy(model(images), labels[batch])
             optimiser.zero_grad()
             loss.backward()
@@ -71,7 +73,9 @@ def main() -> int:
     teacher = train_teacher(pixels, labels, facts, seed=options.seed)
     save_teacher(teacher, folder / "teacher.pt", images=facts, classes=[str(digit) for digit in range(10)])
     np.savez(folder / "digits-test.npz", images=test_pixels.numpy(), labels=test_labels.numpy())
-    print(f"trained a teacher on {len(labels):,} digits in {time.perf_counter() - start:.0f} s: {folder / 'teacher.pt'}")
+    print(
+        f"trained a teacher on {len(labels):,} digits in {time.perf_counter() - start:.0f} s: {folder / 'teacher.pt'}"
+    )
     command = ["compress", "teacher.pt", "--profile", "jetson", "--eval-data", "digits-test.npz"]
     command += ["--seed", str(options.seed)] if options.seed else []
     print(f"cd {folder} && edgekd {' '.join(command)}", flush=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from edgekd.errors import Interrupted
 from edgekd.files import written
 
+EVERY_S = 10.0  # seconds between two saves
 _stop: list[int] = []  # the signal that asked to stop, once one has
 
 
@@ -43,8 +44,8 @@ class Checkpoint:
     parts: anything with state_dict and load_state_dict, or a torch.Generator.
     """
 
-    def __init__(self, path: Path, *, seconds: float = 10.0, **parts: Any) -> None:
-        self.path, self.seconds, self.parts = path, seconds, parts
+    def __init__(self, path: Path, **parts: Any) -> None:
+        self.path, self.parts = path, parts
         self.saved = time.monotonic()
 
     def restore(self, counters: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +63,7 @@ class Checkpoint:
 
     def keep(self, counters: dict[str, Any]) -> None:
         """Call once per step: saves when it is due; when a signal has come, saves and raises Interrupted."""
-        if not _stop and time.monotonic() - self.saved < self.seconds:
+        if not _stop and time.monotonic() - self.saved < EVERY_S:
             return
         state: dict[str, Any] = {"counters": counters}
         for name, part in self.parts.items():

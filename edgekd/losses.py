@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,7 +36,28 @@ def diversity_seeking(images: Tensor, logits: Tensor) -> Tensor:
     first, second = images.float().chunk(2)
     p1, p2 = logits.float().softmax(dim=1).chunk(2)
     ratio = torch.linalg.vector_norm(second - first) / torch.linalg.vector_norm(p2 - p1)
-    return 1 / (ratio + 1e-20)
+    loss: Tensor = 1 / (ratio + 1e-20)
+    return loss
+
+
+def batch_norm(seen: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """How far the images' statistics are from those that BatchNorm learnt, >= 0; 0 without BatchNorm layers.
+
+    seen: input (N, C, ...), running mean and running variance (C,) of each layer. Per layer the squared difference of
+    the means in units of the running variance, and that of the logarithms of the variances, averaged over channels;
+    then the mean over layers. DeepInversion (Yin et al., CVPR 2020, eq. 4) matches the same statistics by their norms;
+    relative ones weigh every layer alike.
+    """
+    if not seen:
+        return torch.zeros(())
+    terms = []
+    for x, running_mean, running_var in seen:
+        x = x.float().transpose(0, 1).flatten(1)  # (C, N * ...)
+        var, running = x.var(dim=1, correction=0), running_var.float()
+        means = (x.mean(dim=1) - running_mean).square() / (running + 1e-5)
+        variances = (torch.log(var + 1e-5) - torch.log(running + 1e-5)).square()
+        terms.append(means.mean() + variances.mean())
+    return torch.stack(terms).mean()
 
 
 def exponential_increment(loss: Tensor, reference: Tensor) -> Tensor:
@@ -43,8 +66,7 @@ def exponential_increment(loss: Tensor, reference: Tensor) -> Tensor:
     Its gradient is that of the loss times e^(increase since the reference): 1 when flat, more when the loss has risen,
     less when it has fallen, so that no weight has to be tuned by hand. RDSKD, eq. 6.
     """
-    increment: Tensor = loss - reference.detach()
-    return increment.exp()
+    return torch.exp(loss.sub(reference.detach()))
 
 
 def distillation(*, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -153,7 +153,7 @@ def bundled(
 
 
 def referenced(teacher: Teacher, profile: Profile, folder: Path, say: Callable[[str], None]) -> Path | None:
-    """The teacher's graph, for measuring only; it stays outside the bundle. None, and said, where it has no ONNX form."""
+    """The teacher's graph, for measuring only, outside the bundle. None, and said, where it has no ONNX form."""
     path = folder / "teacher.onnx"
     if not path.exists():
         try:

@@ -1,0 +1,66 @@
+"""A tiny real teacher: 8x8 gray images of four classes (stripes and halves), a BatchNorm ResNet trained in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from edgekd import Images, load_teacher, save_teacher
+from edgekd.evaluation import EvalData
+from edgekd.networks import ResNet
+from edgekd.types import Teacher
+
+FACTS = Images(1, 8, 8, (0.5,), (0.25,))
+CLASSES = ("rows", "columns", "top", "left")
+
+
+def pictures(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """uint8 (N, 8, 8) with noise, and labels."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.indices((8, 8))
+    patterns = np.stack([rows % 2, columns % 2, rows < 4, columns < 4]).astype(float)
+    labels = rng.integers(0, 4, count)
+    images = patterns[labels] * rng.uniform(0.4, 0.8, (count, 1, 1)) + rng.uniform(0, 0.3, (count, 8, 8))
+    return (255 * images.clip(0, 1)).astype(np.uint8), labels
+
+
+@pytest.fixture(scope="session")
+def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ResNet(FACTS, 4, depth=1, width=16, large_stem=False).train()
+        images, labels = pictures(2048, seed=1)
+        x = (torch.from_numpy(images)[:, None].float() / 255 - 0.5) / 0.25
+        optimiser = torch.optim.Adam(model.parameters(), 2e-3)
+        for start in range(0, len(x), 64):
+            loss = F.cross_entropy(model(x[start : start + 64]), torch.from_numpy(labels[start : start + 64]))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
+    save_teacher(model, path, images=FACTS, classes=CLASSES)
+    return path
+
+
+@pytest.fixture
+def teacher(teacher_file: Path) -> Teacher:
+    return load_teacher(teacher_file)
+
+
+@pytest.fixture(scope="session")
+def eval_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    images, labels = pictures(256, seed=2)
+    path = tmp_path_factory.mktemp("data") / "test.npz"
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+@pytest.fixture
+def eval_data() -> EvalData:
+    images, labels = pictures(256, seed=2)
+    return EvalData(images[:, None], labels, "test.npz", "0" * 64)

@@ -1,0 +1,173 @@
+"""The command line as a user runs it: exit codes, one clear error, JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+SHARED = Path(__file__).parents[2] / "shared"
+CIFAR = ["--arch", "resnet20", "--input", "3x32x32", "--mean", ".485,.456,.406", "--std", ".229,.224,.225"]
+FEW = [
+    f"--set={name}" for name in ("batch=32", "latent=8", "generator_width=8", "generator_steps=5", "student_steps=5")
+]
+
+
+def edgekd(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgekd", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; from edgekd.__main__ import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'torchvision'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("compress", "eval", "bench", "inspect", "profiles"):
+        assert command in done.stdout
+
+
+def test_whole_path_with_json(teacher_file: Path, eval_file: Path, tmp_path: Path) -> None:
+    arguments: list[str | Path] = [
+        "compress",
+        teacher_file,
+        "--profile",
+        "jetson",
+        "--method",
+        "rdskd",
+        "--eval-data",
+        eval_file,
+        "--json",
+    ]
+    done = edgekd(*arguments, *FEW, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    bundle = tmp_path / document["bundle"]
+    assert bundle == tmp_path / "teacher-jetson" / "bundle" and document["deployable"] is True
+    assert document["measured"]["evaluated"] == 256 and "settings of rdskd" in done.stderr
+    benched = edgekd("bench", bundle, "--quick", "--json", cwd=tmp_path)
+    assert benched.returncode in (0, 5)  # 5: this machine was busy
+    assert json.loads(benched.stdout)["valid"] is (benched.returncode == 0)
+    shown = json.loads(edgekd("inspect", bundle, "--json", cwd=tmp_path).stdout)
+    assert shown["graphs"]["fp32"] == "student.fp32.onnx"
+    scores = [
+        json.loads(edgekd("eval", file, "--data", eval_file, "--json", cwd=tmp_path).stdout)["top1"]
+        for file in (bundle / "student.fp32.onnx", bundle.parent / "student.pt")
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=0.01)
+    assert scores[0] == pytest.approx(document["measured"]["graphs"]["fp32"]["accuracy"], abs=0.01)
+
+
+def test_table_for_people(teacher_file: Path, eval_file: Path, tmp_path: Path) -> None:
+    arguments: list[str | Path] = [
+        "compress",
+        teacher_file,
+        "-p",
+        "rpi-4b",
+        "--method",
+        "rdskd",
+        "-o",
+        "out",
+        "--eval-data",
+        eval_file,
+    ]
+    done = edgekd(*arguments, *FEW, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("teacher", "student int8", "predicted rpi-4b", "every limit of the profile is met", "out/bundle"):
+        assert words in done.stdout
+    done = edgekd("eval", teacher_file, "--data", eval_file, cwd=tmp_path)
+    assert done.returncode == 0 and "top-1" in done.stdout
+
+
+def test_inspect_and_profiles(teacher_file: Path, tmp_path: Path) -> None:
+    shown = json.loads(edgekd("inspect", teacher_file, "--json", cwd=tmp_path).stdout)
+    assert shown["classes"] == ["rows", "columns", "top", "left"] and shown["cost"]["macs"] > 0
+    listed = json.loads(edgekd("profiles", "list", "--json", cwd=tmp_path).stdout)
+    assert listed["jetson"]["name"] == "jetson-orin-nano-8gb-super"
+    assert "Orin Nano" in edgekd("profiles", "show", "jetson", cwd=tmp_path).stdout
+    assert "edgekd 0." in edgekd("--version", cwd=tmp_path).stdout
+
+
+def files(folder: Path) -> dict[str, Any]:
+    """Everything that goes wrong, by name."""
+    torch.save(nn.Linear(2, 2), folder / "module.pt")
+    torch.save({"conv1.weight": torch.zeros(16, 3, 3, 3)}, folder / "weights.pt")
+    (folder / "empty.pt").touch()
+    (folder / "text.pt").write_text("not a checkpoint", encoding="utf-8")
+    (folder / "cut.pt").write_bytes((folder / "weights.pt").read_bytes()[:-200])
+    (folder / "typo.toml").write_text('sumary = "x"', encoding="utf-8")
+    np.savez(folder / "shape.npz", images=np.zeros((2, 9, 9), np.uint8), labels=np.zeros(2, int))
+    np.savez(folder / "count.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.array([0, 9]))
+    (folder / "file").touch()
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "words"),
+    [
+        (["compress", "missing.pt"], 3, "missing.pt is not there"),
+        (["compress", "empty.pt"], 3, "empty.pt is empty"),
+        (["compress", "cut.pt", *CIFAR], 3, "damaged or cut short"),
+        (["compress", "text.pt"], 3, "not a torch checkpoint"),
+        (["compress", "module.pt"], 3, "torch.save(model.state_dict()"),
+        (["compress", "weights.pt", *CIFAR], 3, "bn1.weight"),
+        (["compress", "weights.pt"], 3, "--arch"),
+        (["compress", "weights.pt", "--arch", "resnet20", "--input", "3x32x32"], 2, "belong together"),
+        (["compress", "weights.pt", *CIFAR[:3], "3by32", *CIFAR[4:]], 2, "cannot be read"),
+        (["compress", "GOOD", "-p", "typo.toml"], 3, "'summary'"),
+        (["compress", "GOOD", "-p", "jetsn"], 3, "'jetson'"),
+        (["compress", "GOOD", "--eval-data", "shape.npz"], 3, "9x9"),
+        (["compress", "GOOD", "--eval-data", "count.npz"], 3, "labels run from 0 to 9"),
+        (["compress", "GOOD", "-o", "file/out"], 4, "cannot write"),
+        (["compress", "GOOD", "--latency", "soon"], 2, "--latency soon"),
+        (["compress", "GOOD", "--latency", "0.001ms"], 2, "no student"),
+        (["compress", "GOOD", "--method", "magic"], 2, "rdskd"),
+        (["compress", "GOOD", "--set", "batch"], 2, "--set batch"),
+        (["compress", "GOOD", "--nonsense"], 2, "--nonsense"),
+        (["bench", "file"], 7, "not a bundle"),
+        (["eval", "GOOD", "--data", "missing.npz"], 3, "missing.npz is not there"),
+        (["inspect", "missing.onnx"], 3, "missing.onnx is not there"),
+        (["profiles", "show", "jetsn"], 3, "'jetson'"),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else None,
+)
+def test_bad_input(arguments: list[str], exit_code: int, words: str, teacher_file: Path, tmp_path: Path) -> None:
+    files(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    done = edgekd(*(str(teacher_file) if a == "GOOD" else a for a in arguments), cwd=tmp_path)
+    assert done.returncode == exit_code, done.stderr
+    assert words in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    assert sorted(tmp_path.rglob("*")) == before  # nothing half-written
+
+
+def test_error_as_json_and_with_debug(tmp_path: Path) -> None:
+    done = edgekd("inspect", "missing.pt", "--json", cwd=tmp_path)
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "E0310" and error["exit"] == done.returncode == 3
+    assert "Traceback" in edgekd("inspect", "missing.pt", "--debug", cwd=tmp_path).stderr
+
+
+@pytest.mark.skipif(not (SHARED / "teachers").is_dir(), reason="needs the CIFAR-10 teachers and test set in ../shared")
+def test_teacher_of_others_scores_what_its_author_says(tmp_path: Path) -> None:
+    coded = np.load(SHARED / "data" / "cifar10_test.npz")
+    planes = np.cumsum(np.cumsum(coded["images_delta"], 2, dtype=np.uint8), 3, dtype=np.uint8)
+    planes[0] += planes[1]
+    planes[2] += planes[1]
+    np.savez(tmp_path / "test.npz", images=planes.transpose(1, 2, 3, 0), labels=coded["labels"])
+    teacher = SHARED / "teachers" / "resnet20_cifar10.th"
+    done = edgekd("eval", teacher, *CIFAR, "--data", "test.npz", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["top1"] == pytest.approx(0.9173, abs=1e-9)

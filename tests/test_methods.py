@@ -1,0 +1,142 @@
+"""Every method's contract, and what is particular to RDSKD."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from edgekd import checkpoint
+from edgekd.errors import Interrupted, UsageError
+from edgekd.methods import METHODS, configure
+from edgekd.student import build_student
+from edgekd.types import Run, StudentSpec, Teacher
+
+TINY: dict[str, Any] = {"batch": 16, "latent": 8, "generator_width": 8, "generator_steps": 3, "student_steps": 3}
+
+
+def run_method(
+    name: str, teacher: Teacher, folder: Path, log: Any = lambda *_, **__: None, **changes: Any
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The student's weights and four samples."""
+    config = dataclasses.replace(METHODS[name].BUDGETS["paper"], **{**TINY, **changes})
+    spec = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes)
+    student = build_student(spec, seed=5)
+    sampler = METHODS[name].distill(teacher, student, config, Run(torch.device("cpu"), 5, folder, log))
+    return student.state_dict(), sampler(4)
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_contract(name: str, teacher: Teacher, tmp_path: Path) -> None:
+    before = copy.deepcopy(teacher.model.state_dict())
+    untrained = build_student(StudentSpec("resnet", 1, 4, teacher.images, teacher.classes), seed=5).state_dict()
+    folders = [tmp_path / "a", tmp_path / "b"]
+    results = []
+    for seed, folder in enumerate(folders):
+        folder.mkdir()
+        torch.manual_seed(seed)  # the global state differs and must not matter
+        results.append(run_method(name, teacher, folder))
+    (first, images), (second, again) = results
+    assert equal(first, second) and torch.equal(images, again)
+    assert not equal(first, untrained)
+    assert equal(before, teacher.model.state_dict())
+    assert images.shape == (4, 1, 8, 8) and images.isfinite().all() and not images.requires_grad
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_resumed_student_is_the_uninterrupted_one_bit_for_bit(name: str, teacher: Teacher, tmp_path: Path) -> None:
+    whole, _ = run_method(name, teacher, tmp_path)
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+
+    def stop_at(phase: str) -> Any:
+        def log(now: str, step: int, steps: int, **figures: float) -> None:
+            if now == phase:
+                signal.raise_signal(signal.SIGINT)
+
+        return log
+
+    for phase in ("generator", "student"):
+        with checkpoint.stoppable(), pytest.raises(Interrupted) as stopped:
+            run_method(name, teacher, folder, log=stop_at(phase))
+        assert stopped.value.exit_code == 130
+        assert [p.name for p in folder.iterdir()] == ["distillation.ckpt"]
+    resumed, _ = run_method(name, teacher, folder)
+    assert equal(whole, resumed)
+
+
+def test_references_are_those_of_the_second_step(
+    teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The released code takes them at i == 1 of an epoch; until then they are 0. They count from the next step on."""
+    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
+    seen: dict[int, dict[str, float]] = {}
+    kept: dict[int, dict[str, float]] = {}
+    for steps in (1, 2, 3, 6):
+
+        def log(phase: str, step: int, of: int, **figures: float) -> None:
+            if phase == "generator":
+                seen[step] = figures
+
+        folder = tmp_path / str(steps)
+        folder.mkdir()
+        run_method("rdskd", teacher, folder, log=log, generator_steps=steps, epoch=4, student_steps=1)
+        kept[steps] = torch.load(folder / "distillation.ckpt", weights_only=True)["counters"]
+    assert (kept[1]["reference_oh"], kept[1]["reference_ie"]) == (0.0, 0.0)
+    for steps in (2, 3):
+        assert kept[steps]["reference_oh"] == pytest.approx(seen[2]["one_hot"])
+        assert kept[steps]["reference_ie"] == pytest.approx(seen[2]["entropy"])
+    assert kept[6]["reference_oh"] == pytest.approx(seen[6]["one_hot"])  # the second epoch's second step
+    first, third = seen[1], seen[3]
+    assert first["loss"] == pytest.approx(math.exp(first["one_hot"]) + math.exp(first["entropy"]) + first["diversity"])
+    assert third["loss"] == pytest.approx(
+        math.exp(third["one_hot"] - seen[2]["one_hot"])
+        + math.exp(third["entropy"] - seen[2]["entropy"])
+        + third["diversity"],
+        rel=1e-5,
+    )
+
+
+def test_published_settings() -> None:
+    config = METHODS["rdskd"].BUDGETS["paper"]
+    assert (config.batch, config.generator_steps, config.student_steps) == (512, 20 * 120, 1000 * 120)
+    assert (config.generator_lr, config.student_lr, config.temperature, config.epoch) == (1e-3, 2e-3, 10.0, 120)
+    assert (config.one_hot, config.information_entropy, config.diversity, config.generator_width) == (1, 1, 1, 128)
+    assert config.batch_norm == 0  # the paper matches no statistics
+
+
+def test_budgets_and_settings() -> None:
+    tenth = configure("rdskd", "0.1", {"student_lr": 1})
+    assert (tenth.generator_steps, tenth.student_steps, tenth.student_lr) == (240, 12_000, 1.0)
+    for method, budget, settings, words in (
+        ("rdskdd", "fast", {}, "rdskd"),
+        ("rdskd", "fsat", {}, "fast"),
+        ("rdskd", "-1", {}, "fraction"),
+        ("rdskd", "fast", {"batchs": 3}, "batch"),
+        ("rdskd", "fast", {"batch": 2.5}, "int"),
+    ):
+        with pytest.raises(UsageError) as refused:
+            configure(method, budget, settings)
+        assert words in refused.value.what + refused.value.why
+
+
+def test_exponential_rule_is_on_the_gradient_path(teacher: Teacher, tmp_path: Path) -> None:
+    """Without the weights of its terms the generator does not learn; a weight that is not used would pass unseen."""
+    samples = []
+    for index, weight in enumerate((1.0, 0.0)):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        changes = {"one_hot": weight, "information_entropy": weight, "diversity": weight}
+        samples.append(run_method("rdskd", teacher, folder, generator_steps=8, student_steps=1, **changes)[1])
+    assert not torch.equal(samples[0], samples[1])

@@ -1,0 +1,115 @@
+"""Sizing, cost and prediction."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from edgekd import Images
+from edgekd.errors import UsageError
+from edgekd.latency import cost, memory_mb, model_mb, predict
+from edgekd.networks import LeNet
+from edgekd.profile import adjusted, load_profile
+from edgekd.student import broken, build_student, candidates, size_student
+from edgekd.types import Cost, Profile, StudentSpec, Teacher
+
+MNIST = Images(1, 32, 32, (0.1,), (0.3,))
+
+
+def limited(name: str, **limits: float) -> Profile:
+    profile = load_profile(name)
+    return dataclasses.replace(profile, limits=dataclasses.replace(profile.limits, **limits))
+
+
+def test_cost_by_hand() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+    found = cost(model, Images(1, 8, 8, (0.0,), (1.0,)))
+    conv, linear = 4 * 9 * 36, 4 * 36 * 5
+    assert found.macs == conv + linear
+    assert found.layers == 2
+    assert found.parameters == (4 * 9 + 4) + 4 * 4 + (144 * 5 + 5)
+    assert found.traffic_elements == (64 + 36 + 4 + 144) + (144 + 720 + 5 + 5)
+    assert model.training and isinstance(model[1], nn.BatchNorm2d)  # looked at, not changed
+
+
+def test_cost_is_the_same_on_meta() -> None:
+    with torch.device("meta"):
+        empty = LeNet(MNIST, 10)
+    assert cost(empty, MNIST) == cost(LeNet(MNIST, 10), MNIST)
+
+
+def test_prediction_by_hand() -> None:
+    profile = load_profile("jetson")
+    of = Cost(parameters=10**6, macs=10**9, layers=20, traffic_elements=10**7, peak_elements=10**6)
+    fit = profile.latency
+    compute, traffic = 2e9 / 8350e9 * 1e3, 4e7 / 102.4e9 * 1e3
+    expected = fit.compute * compute + fit.traffic * traffic + fit.layer_us * 20 / 1e3
+    found = predict(of, profile, "fp32")
+    assert found.latency_ms == pytest.approx(expected)
+    assert found.low_ms < found.latency_ms < found.high_ms == pytest.approx(expected * (1 + fit.error))
+    assert predict(of, profile, "int8").latency_ms < found.latency_ms
+    assert model_mb(of, "int8") == 1.0 and model_mb(of, "fp32") == 4.0
+    assert memory_mb(of, profile) == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("name", ["jetson", "jetson-nano-4gb", "rpi-4b", "rpi-5", "cpu"])
+def test_chosen_student_fits_and_the_next_larger_does_not(name: str, teacher: Teacher) -> None:
+    profile = load_profile(name)
+    sizing = size_student(teacher, profile)
+    assert broken(sizing.student, sizing.teacher, profile) == []
+    listed = candidates(sizing.spec.family, teacher.images, teacher.classes)
+    larger = [of for _, of in listed if (of.macs, of.parameters) > (sizing.student.macs, sizing.student.parameters)]
+    assert larger and all(broken(of, sizing.teacher, profile) for of in larger)
+    assert size_student(teacher, profile) == sizing
+    assert cost(build_student(sizing.spec, seed=1), teacher.images) == sizing.student
+
+
+def test_limits_bind(teacher: Teacher) -> None:
+    free = size_student(teacher, load_profile("jetson-nano-4gb"))
+    size = model_mb(free.student, "fp32")
+    smaller = size_student(teacher, limited("jetson-nano-4gb", model_mb=size / 2))
+    assert smaller.student.parameters < free.student.parameters
+    assert model_mb(smaller.student, "fp32") <= size / 2 and "graph size" in smaller.bound_by
+    faster = adjusted(load_profile("jetson-nano-4gb"), latency_ms=free.predicted["fp32"].high_ms * 0.999)
+    assert size_student(teacher, faster).predicted["fp32"].high_ms <= free.predicted["fp32"].high_ms
+
+
+def test_nothing_fits_says_which_limit(teacher: Teacher) -> None:
+    with pytest.raises(UsageError) as refused:
+        size_student(teacher, limited("jetson", latency_ms=0.001))
+    assert "latency" in refused.value.why
+    with pytest.raises(UsageError, match="lenet"):  # 8x8 images are too small for it
+        size_student(teacher, load_profile("jetson"), family="lenet")
+
+
+def test_lenet_follows_where_no_resnet_is_small_enough() -> None:
+    model = LeNet(MNIST, 10).eval()
+    lenet = Teacher(model, MNIST, tuple("0123456789"), "", "lenet5")
+    sizing = size_student(lenet, load_profile("cpu"), family="lenet")
+    assert sizing.spec.family == "lenet" and sizing.spec.width < 6
+    assert sizing.student.parameters <= 61_706 / 2
+    assert size_student(lenet, load_profile("cpu")).student.macs <= sizing.teacher.macs / 2
+
+
+def test_first_weights_follow_the_seed_alone() -> None:
+    spec = StudentSpec("lenet", 1, 3, MNIST, tuple("0123456789"))
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    one = build_student(spec, seed=7).state_dict()
+    assert torch.equal(state, torch.random.get_rng_state())
+    torch.manual_seed(2)
+    other = build_student(spec, seed=7).state_dict()
+    assert all(torch.equal(one[n], other[n]) for n in one)
+    assert not torch.equal(one["conv1.weight"], build_student(spec, seed=8).state_dict()["conv1.weight"])
+
+
+@pytest.mark.parametrize("size", [(8, 8), (28, 28), (32, 48), (96, 96)])
+@pytest.mark.parametrize("family", ["resnet", "lenet"])
+def test_families_take_images_of_any_size(family: str, size: tuple[int, int]) -> None:
+    images = Images(3, *size, (0.5,) * 3, (0.5,) * 3)
+    for spec, of in candidates(family, images, ("a", "b"))[:2]:
+        logits = build_student(spec, seed=0)(torch.zeros(2, 3, *size))
+        assert logits.shape == (2, 2) and of.macs > 0

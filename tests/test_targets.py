@@ -1,0 +1,82 @@
+"""The mathematics of the device's harness. The files are loaded by path: edgekd never imports them."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def harness() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("harness", Path(__file__).parent.parent / "targets" / "harness.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_percentiles_by_hand(harness: ModuleType) -> None:
+    found = harness.percentiles([float(v) for v in range(1, 102)])  # 1 ... 101
+    assert (found["p50"], found["p90"], found["p99"], found["min"], found["max"]) == (51, 91, 100, 1, 101)
+    assert found["mean"] == 51 and found["rounds"] == 101
+
+
+def test_timed_counts_the_call_and_nothing_else(harness: ModuleType) -> None:
+    calls: list[Any] = []
+
+    def infer(x: Any) -> None:
+        calls.append(x)
+        time.sleep(0.002)
+
+    times = harness.timed(infer, 7, 20)
+    assert calls == [7] * 20 and len(times) == 20 and min(times) >= 2.0
+
+
+def test_measure_runs_graphs_in_turns_until_both_have_enough(harness: ModuleType) -> None:
+    order: list[str] = []
+    graphs = {name: (lambda x, name=name: order.append(name)) for name in ("a", "b")}
+    protocol = {"warmup_s": 0.01, "seconds": 0.0, "rounds": 120, "most_s": 10.0}
+    found = harness.measure(graphs, None, protocol, lambda line: None)
+    assert all(found["latency_ms"][name]["rounds"] >= 120 for name in graphs)
+    measured = "".join(order)[-6 * harness.WINDOW :]
+    assert measured == ("a" * harness.WINDOW + "b" * harness.WINDOW) * 3
+    assert found["valid"] == (not found["reasons"])
+
+
+def test_slow_graph_stops_in_time_and_is_not_valid(harness: ModuleType) -> None:
+    protocol = {"warmup_s": 0.01, "seconds": 0.05, "rounds": 1000, "most_s": 0.1}
+    found = harness.measure({"slow": lambda x: time.sleep(0.02)}, None, protocol, lambda line: None)
+    assert found["latency_ms"]["slow"]["rounds"] < 1000
+    assert not found["valid"] and any("slow" in reason for reason in found["reasons"])
+
+
+def test_busy_machine_is_said(harness: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([0.0, 1e6])
+    monkeypatch.setattr(harness, "_cpu_seconds", lambda: next(seconds))
+    protocol = {"warmup_s": 0.01, "seconds": 0.0, "rounds": 50, "most_s": 1.0}
+    found = harness.measure({"a": lambda x: None}, None, protocol, lambda line: None)
+    assert not found["valid"] and any("other processes" in reason for reason in found["reasons"])
+
+
+def test_agreement_and_accuracy_by_hand(harness: ModuleType) -> None:
+    one, other = np.array([[1, 0], [0, 1], [3, 2]]), np.array([[5, 0], [2, 1], [1, 0]])
+    assert harness.agreement(one, other) == pytest.approx(2 / 3)
+    assert harness.accuracy(one, np.array([0, 1, 1])) == pytest.approx(2 / 3)
+
+
+def test_logits_in_parts_are_those_of_the_whole(harness: ModuleType) -> None:
+    pixels = np.arange(7 * 4, dtype=np.uint8).reshape(7, 1, 2, 2)
+    found = harness.logits_of(lambda x: x.reshape(len(x), -1)[:, :2], pixels, 3)
+    assert np.array_equal(found, pixels.reshape(7, 4)[:, :2].astype(np.float32))
+
+
+def test_device_facts(harness: ModuleType) -> None:
+    facts = harness.device()
+    assert facts["cores"] >= 1 and facts["python"] and facts["name"]
+    assert harness.peak_memory_mb() > 1
