@@ -1,6 +1,6 @@
 """The demo: trains a teacher on scanned digits, then runs what a user would run.
 
-    python benchmarks/demo.py [FOLDER] [--seed N]      (make demo)
+    python benchmarks/demo.py [FOLDER] [--seed N] [--out benchmarks/results/digits_demo.jsonl]      (make demo)
 
 Data: scikit-learn's load_digits, 1,797 scanned digits of 8x8 pixels; 1,437 train the teacher, 360 are held out. They
 come to `edgekd compress` only as --eval-data.
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from record import compress
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -63,6 +64,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="append the figures to this file instead of showing the table")
     options = parser.parse_args()
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,10 +78,13 @@ def main() -> int:
     print(
         f"trained a teacher on {len(labels):,} digits in {time.perf_counter() - start:.0f} s: {folder / 'teacher.pt'}"
     )
-    command = ["compress", "teacher.pt", "--profile", "jetson", "--eval-data", "digits-test.npz"]
-    command += ["--seed", str(options.seed)] if options.seed else []
-    print(f"cd {folder} && edgekd {' '.join(command)}", flush=True)
-    return subprocess.call([sys.executable, "-m", "edgekd", *command], cwd=folder)
+    arguments = ["teacher.pt", "--profile", "jetson", "--eval-data", "digits-test.npz"]
+    if options.out:
+        print(compress("digits", arguments, folder=folder, seed=options.seed, out=options.out.resolve()))
+        return 0
+    command = ["edgekd", "compress", *arguments] + (["--seed", str(options.seed)] if options.seed else [])
+    print(f"cd {folder} && {' '.join(command)}", flush=True)
+    return subprocess.call([sys.executable, "-m", *command], cwd=folder)
 
 
 if __name__ == "__main__":

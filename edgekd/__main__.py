@@ -70,7 +70,7 @@ def compress(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder; the same one resumes.")] = None,
     latency: Annotated[str | None, typer.Option(help="Limit instead of the profile's, e.g. 2ms.")] = None,
     precision: Annotated[str, typer.Option(help="fp32, int8, or auto: all that the profile names.")] = "auto",
-    student: Annotated[str, typer.Option(help="Family of the student: auto, resnet, lenet.")] = "auto",
+    student: Annotated[str, typer.Option(help="auto, resnet, lenet, or one exactly: resnet:1x16, lenet:3.")] = "auto",
     method: Annotated[str, typer.Option(help="Distillation method: rdskd.")] = "rdskd",
     budget: Annotated[str, typer.Option(help="fast, paper, or a fraction of the paper's steps, e.g. 0.1.")] = "fast",
     setting: Annotated[

@@ -184,16 +184,19 @@ class Display:
 
 def _result_table(result: Result) -> Table:
     report, sizing = result.report, result.sizing
-    table = Table("", "top-1", "agreement", "parameters", "MACs", "graph MB", "p50 ms here", "p90 ms here")
+    table = Table(
+        Column("", no_wrap=True), "top-1", "agree", "params", "MACs", "MB", "p50 ms", "p90 ms", caption_justify="left",
+        caption="agree: with the teacher; params, MACs: millions; MB: of the graph; ms: one batch, on this machine",
+    )  # fmt: skip
     costs = {"teacher": sizing.teacher, **dict.fromkeys(result.profile.precisions, sizing.student)}
     for name, of in costs.items():
         graph = report["graphs"].get(name)
         row = [f"student {name}" if name != "teacher" else name]
         if graph is None:
-            table.add_row(*row, "-", "-", f"{of.parameters:,}", f"{of.macs:,}", "-", "-", "-")
+            table.add_row(*row, "-", "-", _millions(of.parameters), _millions(of.macs), "-", "-", "-")
             continue
         t, agreement = graph["latency_ms"], "-" if name == "teacher" else f"{graph['agreement']:.2%}"
-        row += [_percent(graph["accuracy"]), agreement, f"{of.parameters:,}", f"{of.macs:,}"]
+        row += [_percent(graph["accuracy"]), agreement, _millions(of.parameters), _millions(of.macs)]
         table.add_row(*row, f"{graph['mb']:.3f}", f"{t['p50']:.3f}", f"{t['p90']:.3f}")
     return table
 
@@ -212,8 +215,15 @@ def _validity(report: Mapping[str, Any]) -> None:
             "has the line that builds the engine",
             highlight=False,
         )
+    p50 = {name: graph["latency_ms"]["p50"] for name, graph in report["graphs"].items()}
+    if p50.get("int8", 0) > p50.get("fp32", float("inf")):
+        out.print("          int8 is slower than fp32 on this machine", highlight=False)
     if not report["valid"]:
         out.print(f"[yellow]latency   not valid: {escape('; '.join(report['reasons']))}[/]", highlight=False)
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.3f}"
 
 
 def _percent(value: float | None) -> str:

@@ -81,8 +81,10 @@ def sha256(path: Path) -> str:
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
     """' Did you mean ...?' when one of the known names is close, else an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    close = difflib.get_close_matches(name, list(known), n=8)
+    ratios = {k: difflib.SequenceMatcher(a=k, b=name).ratio() for k in close}
+    best = max(close, key=lambda k: (ratios[k], len(os.path.commonprefix([k, name]))), default=None)
+    return f" Did you mean {best!r}?" if best else ""
 
 
 def from_dict(kind: type[T], values: Any, *, where: str, error: type[EdgekdError] = InputError) -> T:

@@ -15,7 +15,8 @@ class Generator(nn.Module):
 
     The network of RDSKD's released code (taken from DAFL): a linear layer, then steps of nearest upsampling by two and
     a 3x3 convolution, tanh, BatchNorm without weights. Images up to 32 pixels are made in two such steps from a quarter
-    of their size, as published; larger ones in as many as it takes to start from 8 pixels or fewer.
+    of their size, as published; larger ones in as many as it takes to start from 8 pixels or fewer. The BatchNorm eps
+    of 0.8 is that of the last two steps only: in more of them the signal dies away.
     """
 
     def __init__(self, images: Images, *, latent: int, width: int = 128) -> None:
@@ -29,10 +30,10 @@ class Generator(nn.Module):
         self.convs = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(width, out, 3, padding=1),
-                nn.BatchNorm2d(out, eps=0.8),
+                nn.BatchNorm2d(out, eps=0.8 if index >= ups - 2 else 1e-5),
                 nn.LeakyReLU(0.2, inplace=True),
             )
-            for out in outs
+            for index, out in enumerate(outs)
         )
         self.to_image = nn.Sequential(
             nn.Conv2d(outs[-1], images.channels, 3, padding=1),

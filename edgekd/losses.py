@@ -51,8 +51,8 @@ def batch_norm(seen: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     if not seen:
         return torch.zeros(())
     terms = []
-    for x, running_mean, running_var in seen:
-        x = x.float().transpose(0, 1).flatten(1)  # (C, N * ...)
+    for inputs, running_mean, running_var in seen:
+        x = inputs.float().transpose(0, 1).flatten(1)  # (C, N * ...)
         var, running = x.var(dim=1, correction=0), running_var.float()
         means = (x.mean(dim=1) - running_mean).square() / (running + 1e-5)
         variances = (torch.log(var + 1e-5) - torch.log(running + 1e-5)).square()

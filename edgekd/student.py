@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import nn
 
@@ -16,6 +18,7 @@ SHARE = 0.5  # a student has at most this share of the teacher's parameters and 
 WIDTHS = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
 DEPTHS = (1, 2, 3, 4, 5)
 FAMILIES = ("resnet", "lenet")
+EXACT = re.compile(r"(resnet):(\d{1,2})x(\d{1,4})|(lenet):(\d{1,4})")  # one student of a family
 
 
 def build_student(spec: StudentSpec, *, seed: int | None = None) -> nn.Module:
@@ -35,8 +38,12 @@ def _build(spec: StudentSpec) -> nn.Module:
 
 
 def candidates(family: str, images: Images, classes: tuple[str, ...]) -> list[tuple[StudentSpec, Cost]]:
-    """All students of a family with their costs, the smallest first."""
-    if family == "lenet":
+    """All students of a family with their costs, the smallest first. An exact one ("lenet:3") is alone."""
+    exact = EXACT.fullmatch(family)
+    if exact:
+        depth, width = int(exact[2] or 1), int(exact[3] or exact[5])
+        specs = [StudentSpec(exact[1] or exact[4], depth, width, images, classes)] if min(depth, width) else []
+    elif family == "lenet":
         fits = min(images.height, images.width) >= 16
         specs = [StudentSpec("lenet", 1, width, images, classes) for width in (*range(1, 13), 16, 24) if fits]
     else:
@@ -69,9 +76,16 @@ def broken(of: Cost, teacher: Cost, profile: Profile) -> list[str]:
 def size_student(teacher: Teacher, profile: Profile, *, family: str = "auto") -> Sizing:
     """The student with the most MACs that keeps every limit of `profile` and has at most half of the teacher's size.
 
-    family: "resnet", "lenet" or "auto": a ResNet, or a LeNet where no ResNet is small enough. Raises UsageError, with
-    the limits that bind, when nothing fits.
+    family: "resnet", "lenet", one student of these ("resnet:DEPTHxWIDTH", "lenet:WIDTH") or "auto": a ResNet, or a
+    LeNet where no ResNet is small enough. Raises UsageError for another name and, with the limits that bind, when
+    nothing fits.
     """
+    if family not in (*FAMILIES, "auto") and not EXACT.fullmatch(family):
+        raise UsageError(
+            f"--student {family} is not one",
+            code="E0212",
+            fix=f"auto, {', '.join(FAMILIES)}, or one exactly: resnet:DEPTHxWIDTH (resnet:1x16), lenet:WIDTH (lenet:3)",
+        )
     of_teacher = cost(teacher.model, teacher.images)
     looked_at: list[tuple[StudentSpec, Cost]] = []
     for name in FAMILIES if family == "auto" else (family,):

