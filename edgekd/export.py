@@ -80,6 +80,7 @@ def export_fp32(model: nn.Module, images: Images, classes: Sequence[str], path: 
     Raises ExportError where torch or onnx cannot express the network at this opset.
     """
     deployed = Deployed(model, images).cpu().eval()
+    deployed = deployed.to(memory_format=torch.contiguous_format)  # else channels_last leaves Shape and Reshape nodes
     example = torch.zeros(2, images.channels, images.height, images.width)
     try:
         with _quiet():
@@ -237,7 +238,7 @@ def _lower(graph: onnx.ModelProto, opset: int) -> None:
             or (node.input[1] in constants and onnx.numpy_helper.to_array(constants[node.input[1]]).all())
         ):  # allowzero came with 14; without a zero in the shape it says nothing
             del node.attribute[:]
-        elif node.op_type not in ("Add", "Sub", "Mul", "Div", "Relu", "Identity", "Shape"):
+        elif node.op_type not in ("Add", "Sub", "Mul", "Div", "Relu", "Identity"):
             raise ValueError(f"{node.op_type} of opset {DYNAMO_OPSET} has no known form in opset {opset}")
     used = {name for node in graph.graph.node for name in node.input}
     for name in constants.keys() - used:

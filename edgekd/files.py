@@ -83,7 +83,7 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
     """' Did you mean ...?' when one of the known names is close, else an empty string."""
     close = difflib.get_close_matches(name, list(known), n=8)
     ratios = {k: difflib.SequenceMatcher(a=k, b=name).ratio() for k in close}
-    best = max(close, key=lambda k: (ratios[k], len(os.path.commonprefix([k, name]))), default=None)
+    best = max(close, key=lambda k: (ratios[k], k[:-1] == name[:-1], k[:-2] == name[:-2]), default=None)
     return f" Did you mean {best!r}?" if best else ""
 
 

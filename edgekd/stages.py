@@ -28,7 +28,7 @@ from edgekd.evaluation import EvalData, write_eval_data
 from edgekd.export import Pixels, check_parity, export, export_fp32, onnx_logits, to_pixels, torch_logits
 from edgekd.files import plain, sha256, write_json, written
 from edgekd.methods import METHODS
-from edgekd.student import build_student
+from edgekd.student import build_student, name_of
 from edgekd.teacher import load_teacher, save_teacher
 from edgekd.types import Bundle, Log, Manifest, Profile, Recipe, Run, Sizing, Teacher
 
@@ -97,7 +97,9 @@ def distilled(
     with written(images_file) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, pixels=np.concatenate(parts))
     teacher.model.cpu()
-    save_teacher(student.cpu(), student_file, images=images, classes=teacher.classes)
+    save_teacher(
+        student.cpu(), student_file, images=images, classes=teacher.classes, arch=f"edgekd:{name_of(sizing.spec)}"
+    )
     (folder / "distillation.ckpt").unlink(missing_ok=True)
     return student, np.concatenate(parts)
 

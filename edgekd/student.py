@@ -37,12 +37,24 @@ def _build(spec: StudentSpec) -> nn.Module:
     return ResNet(spec.images, len(spec.classes), depth=spec.depth, width=spec.width, large_stem=large)
 
 
+def named(name: str, images: Images, classes: tuple[str, ...]) -> StudentSpec | None:
+    """The one student that a name stands for ("resnet:DEPTHxWIDTH", "lenet:WIDTH"); None for other names."""
+    match = EXACT.fullmatch(name)
+    if not match or not min(int(match[2] or 1), int(match[3] or match[5])):
+        return None
+    return StudentSpec(match[1] or match[4], int(match[2] or 1), int(match[3] or match[5]), images, classes)
+
+
+def name_of(spec: StudentSpec) -> str:
+    """The name that `named` reads."""
+    return f"lenet:{spec.width}" if spec.family == "lenet" else f"resnet:{spec.depth}x{spec.width}"
+
+
 def candidates(family: str, images: Images, classes: tuple[str, ...]) -> list[tuple[StudentSpec, Cost]]:
     """All students of a family with their costs, the smallest first. An exact one ("lenet:3") is alone."""
-    exact = EXACT.fullmatch(family)
+    exact = named(family, images, classes)
     if exact:
-        depth, width = int(exact[2] or 1), int(exact[3] or exact[5])
-        specs = [StudentSpec(exact[1] or exact[4], depth, width, images, classes)] if min(depth, width) else []
+        specs = [exact]
     elif family == "lenet":
         fits = min(images.height, images.width) >= 16
         specs = [StudentSpec("lenet", 1, width, images, classes) for width in (*range(1, 13), 16, 24) if fits]
@@ -80,7 +92,7 @@ def size_student(teacher: Teacher, profile: Profile, *, family: str = "auto") ->
     LeNet where no ResNet is small enough. Raises UsageError for another name and, with the limits that bind, when
     nothing fits.
     """
-    if family not in (*FAMILIES, "auto") and not EXACT.fullmatch(family):
+    if family not in (*FAMILIES, "auto") and not named(family, teacher.images, teacher.classes):
         raise UsageError(
             f"--student {family} is not one",
             code="E0212",

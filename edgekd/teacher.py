@@ -16,6 +16,7 @@ from edgekd.errors import TeacherError, UsageError
 from edgekd.files import from_dict, nearest, plain, sha256, written
 from edgekd.networks import LeNet, ResNet
 from edgekd.program import Program, capture
+from edgekd.student import build_student, named
 from edgekd.types import Images, Teacher
 from edgekd.vision import torchvision
 
@@ -193,6 +194,8 @@ def _build(arch: str, images: Images, classes: int) -> nn.Module:
     if arch in ("lenet5", "lenet5half"):
         return LeNet(images, classes, width=6 if arch == "lenet5" else 3)
     known = ["lenet5", "lenet5half", *CIFAR_RESNETS]
+    if student := named(arch.removeprefix("edgekd:"), images, tuple(map(str, range(classes)))):
+        return build_student(student)
     if arch.startswith("torchvision:"):
         models = torchvision().models
         listed = models.list_models(module=models)
@@ -203,7 +206,7 @@ def _build(arch: str, images: Images, classes: int) -> nn.Module:
     raise TeacherError(
         f"unknown architecture {arch!r}.{nearest(arch, known)}",
         code="E0318",
-        why="known: resnet8 ... resnet110 (CIFAR), lenet5, lenet5half, torchvision:NAME",
+        why="known: resnet8 ... resnet110 (CIFAR), lenet5, lenet5half, torchvision:NAME, edgekd:resnet:DEPTHxWIDTH",
         fix="name one of these, or write the file with edgekd.save_teacher in your project",
     )
 

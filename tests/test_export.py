@@ -78,6 +78,17 @@ def test_graphs_equal_torch(name: str, student: ResNet, tmp_path: Path) -> None:
     assert {p.suffix for p in tmp_path.iterdir()} == {".onnx"}  # nothing half-made beside them
 
 
+def test_graph_does_not_depend_on_the_memory_layout(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ResNet(FACTS, 5, depth=1, width=8, large_stem=False).eval()
+    nodes = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = model.to(memory_format=layout)  # type: ignore[call-overload]
+        export_fp32(model, FACTS, list("abcde"), tmp_path / "a.onnx", opset=13)
+        nodes.append([node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node])
+    assert nodes[0] == nodes[1] and "Shape" not in nodes[0]
+
+
 def test_old_opset_of_lenet_and_option_a(tmp_path: Path) -> None:
     images = Images(1, 32, 32, (0.1,), (0.3,))
     pixels = np.random.default_rng(0).integers(0, 256, (8, 1, 32, 32), dtype=np.uint8)

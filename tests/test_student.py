@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from edgekd.errors import UsageError
 from edgekd.latency import cost, memory_mb, model_mb, predict
 from edgekd.networks import LeNet
 from edgekd.profile import adjusted, load_profile
-from edgekd.student import broken, build_student, candidates, size_student
+from edgekd.student import broken, build_student, candidates, name_of, named, size_student
 from edgekd.types import Cost, Profile, StudentSpec, Teacher
 
 MNIST = Images(1, 32, 32, (0.1,), (0.3,))
@@ -92,6 +93,25 @@ def test_lenet_follows_where_no_resnet_is_small_enough() -> None:
     assert sizing.spec.family == "lenet" and sizing.spec.width < 6
     assert sizing.student.parameters <= 61_706 / 2
     assert size_student(lenet, load_profile("cpu")).student.macs <= sizing.teacher.macs / 2
+
+
+def test_names_of_students(teacher: Teacher) -> None:
+    for name in ("resnet:2x12", "lenet:3"):
+        spec = named(name, teacher.images, teacher.classes)
+        assert spec is not None and name_of(spec) == name
+    assert not any(named(name, teacher.images, teacher.classes) for name in ("resnet", "lenet:0", "resnet:0x4", "x:1"))
+    assert size_student(teacher, load_profile("jetson"), family="resnet:1x6").spec.width == 6
+    with pytest.raises(UsageError, match="half"):
+        raise_why(lambda: size_student(teacher, load_profile("jetson"), family="resnet:5x64"))
+    with pytest.raises(UsageError, match="not one"):
+        size_student(teacher, load_profile("jetson"), family="resnext")
+
+
+def raise_why(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except UsageError as error:
+        raise UsageError(error.why, code=error.code) from error
 
 
 def test_first_weights_follow_the_seed_alone() -> None:
