@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import TypeVar
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 
 M = TypeVar("M", bound=nn.Module)
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 @cache
@@ -28,6 +31,18 @@ def autocast(device: torch.device) -> AbstractContextManager[None]:
 def to_device(module: M, device: torch.device) -> M:
     """Moves a network there, in channels_last: convolutions on CPUs and tensor cores want it."""
     return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed memory for the next step instead of giving it back to the system.
+
+    A training step frees and takes the same large blocks again; without their page faults a generator on a CPU runs 1.2
+    to 1.5 times as fast. Elsewhere than on Linux with glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_MAX, 0)
 
 
 def choose_device() -> torch.device:

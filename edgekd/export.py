@@ -80,7 +80,7 @@ def export_fp32(model: nn.Module, images: Images, classes: Sequence[str], path: 
     Raises ExportError where torch or onnx cannot express the network at this opset.
     """
     deployed = Deployed(model, images).cpu().eval()
-    deployed = deployed.to(memory_format=torch.contiguous_format)  # else channels_last leaves Shape and Reshape nodes
+    deployed.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload] # else Shape and Reshape nodes stay
     example = torch.zeros(2, images.channels, images.height, images.width)
     try:
         with _quiet():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,13 +28,9 @@ class Generator(nn.Module):
         self.project = nn.Linear(latent, width * self.sizes[0][0] * self.sizes[0][1])
         self.norm = nn.BatchNorm2d(width)
         outs = [width] * (ups - 1) + [width // 2]
-        self.convs = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(width, out, 3, padding=1),
-                nn.BatchNorm2d(out, eps=0.8 if index >= ups - 2 else 1e-5),
-                nn.LeakyReLU(0.2, inplace=True),
-            )
-            for index, out in enumerate(outs)
+        self.convs = nn.ModuleList(nn.Conv2d(width, out, 3, padding=1) for out in outs)
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(out, eps=0.8 if index >= ups - 2 else 1e-5) for index, out in enumerate(outs)
         )
         self.to_image = nn.Sequential(
             nn.Conv2d(outs[-1], images.channels, 3, padding=1),
@@ -43,7 +40,32 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.norm(self.project(z).view(-1, self.width, *self.sizes[0]))
-        for size, conv in zip(self.sizes[1:], self.convs, strict=True):
-            x = conv(F.interpolate(x, size=size))
+        for size, conv, norm in zip(self.sizes[1:], self.convs, self.norms, strict=True):
+            assert isinstance(conv, nn.Conv2d)
+            x = F.leaky_relu(norm(upsampled_conv(conv, x, size)), 0.2)
         image: Tensor = self.to_image(x)
         return image
+
+
+PHASES = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])  # rows of a 3-kernel that see the same pixel
+
+
+def upsampled_conv(conv: nn.Conv2d, x: Tensor, size: tuple[int, int]) -> Tensor:
+    """conv(nearest upsampling of x to `size`), for a 3x3 convolution with padding 1. x: (N, I, H, W) -> (N, O, *size).
+
+    At twice the size, a 3x3 window sees 2x2 different pixels only, in one of four phases: four 2x2 convolutions of the
+    small image give the same numbers for 4/9 of the arithmetic (half the time of a whole generator on a CPU).
+    """
+    n, _, h, w = x.shape
+    if size != (2 * h, 2 * w) or conv.bias is None:
+        upsampled: Tensor = conv(F.interpolate(x, size=size))
+        return upsampled
+    phases, o = PHASES.to(conv.weight.device), conv.out_channels
+    kernel = torch.einsum("apu,bqv,oiuv->aboipq", phases, phases, conv.weight).reshape(4 * o, -1, 2, 2)
+    parts = F.conv2d(x, kernel, conv.bias.repeat(4), padding=1)  # (N, 4 O, H + 1, W + 1)
+    out = torch.empty((n, o, *size), dtype=parts.dtype, device=x.device, memory_format=torch.channels_last)
+    for phase in range(4):
+        down, right = divmod(phase, 2)
+        part = parts[:, phase * o : (phase + 1) * o, down : down + h, right : right + w]
+        out[:, :, down::2, right::2] = part
+    return out

@@ -21,7 +21,7 @@ from torch import nn
 import edgekd
 from edgekd.bundle import SCHEMA, read_bundle, write_bundle
 from edgekd.checkpoint import stoppable
-from edgekd.compute import choose_device, to_device
+from edgekd.compute import choose_device, keep_freed_memory, to_device
 from edgekd.device import run_bundle
 from edgekd.errors import EnvironmentLacking, ExportError, UsageError
 from edgekd.evaluation import EvalData, write_eval_data
@@ -78,6 +78,7 @@ def distilled(
             return load_teacher(student_file).model, stored["pixels"]
     say(f"distilling with {recipe.method} on {choose_device()}")
     device = choose_device()
+    keep_freed_memory()
     student = to_device(build_student(sizing.spec, seed=recipe.seed), device)
     teacher_there = dataclasses.replace(teacher, model=to_device(teacher.model, device))
     begun = time.time()

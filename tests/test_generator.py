@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from edgekd import Images
-from edgekd.generator import Generator
+from edgekd.generator import Generator, upsampled_conv
 
 
 @pytest.mark.parametrize("size", [(8, 8), (28, 28), (32, 32), (30, 50), (96, 96), (224, 224)])
@@ -24,4 +25,23 @@ def test_published_layers() -> None:
     linear, norm = 100 * 8192 + 8192, 2 * 128
     convolutions = (128 * 128 * 9 + 128) + (128 * 64 * 9 + 64) + (64 * 9 + 1)
     assert sum(p.numel() for p in generator.parameters()) == linear + norm + convolutions + 2 * 128 + 2 * 64
-    assert [m.eps for m in generator.modules() if isinstance(m, torch.nn.BatchNorm2d)] == [1e-5, 0.8, 0.8, 1e-5]
+    assert [m.eps for m in generator.norms] == [0.8, 0.8]
+
+
+@pytest.mark.parametrize("size", [(8, 6), (16, 12), (15, 11)])
+def test_upsampled_convolution_equals_upsampling_and_convolution(size: tuple[int, int]) -> None:
+    """Values and gradients; only (16, 12) takes the short way."""
+    torch.manual_seed(0)
+    conv, x = torch.nn.Conv2d(3, 5, 3, padding=1), torch.randn(2, 3, 8, 6)
+    weights = torch.randn(2, 5, *size)
+    results = []
+    for short in (True, False):
+        conv.zero_grad()
+        inputs = x.clone().requires_grad_()
+        y = upsampled_conv(conv, inputs, size) if short else conv(F.interpolate(inputs, size=size))
+        (y * weights).sum().backward()
+        assert inputs.grad is not None and conv.weight.grad is not None and conv.bias is not None
+        assert conv.bias.grad is not None
+        results.append([y.detach(), inputs.grad, conv.weight.grad.clone(), conv.bias.grad.clone()])
+    for one, other in zip(*results, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
