@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,9 @@ def _read(path: Path) -> dict[str, Any]:
             fix=CONVERT,
         )
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch thinks of old formats; errors still come as exceptions
+            content = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from error
     except Exception as error:  # torch.load raises RuntimeError, EOFError, ValueError and more for damaged files

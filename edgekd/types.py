@@ -155,13 +155,14 @@ Sampler = Callable[[int], "Tensor"]  # n -> images (n, C, H, W), normalised, as 
 
 
 class Method(Protocol):
-    """A data-free distillation method: a module with these three names satisfies it."""
+    """A data-free distillation method: a module with these names satisfies it."""
 
     @property
     def Config(self) -> type: ...
     @property
     def BUDGETS(self) -> Mapping[str, Any]: ...
 
+    def derived(self, config: Any, images: Images) -> Any: ...
     def distill(self, teacher: Teacher, student: nn.Module, config: Any, run: Run) -> Sampler: ...
 
 

@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgekd import checkpoint
+from edgekd import Images, checkpoint
 from edgekd.errors import Interrupted, UsageError
 from edgekd.methods import METHODS, configure
 from edgekd.student import build_student
 from edgekd.types import Run, StudentSpec, Teacher
 
+GRAY, COLOUR = (Images(c, 8, 8, (0.5,) * c, (0.5,) * c) for c in (1, 3))
 TINY: dict[str, Any] = {"batch": 16, "latent": 8, "generator_width": 8, "generator_steps": 3, "student_steps": 3}
 
 
@@ -117,8 +118,9 @@ def test_published_settings() -> None:
 
 
 def test_budgets_and_settings() -> None:
-    tenth = configure("rdskd", "0.1", {"student_lr": 1})
+    tenth = configure("rdskd", "0.1", {"student_lr": 1}, GRAY)
     assert (tenth.generator_steps, tenth.student_steps, tenth.student_lr) == (240, 12_000, 1.0)
+    assert tenth.latent == 100 and configure("rdskd", "paper", {}, COLOUR).latent == 1000
     for method, budget, settings, words in (
         ("rdskdd", "fast", {}, "rdskd"),
         ("rdskd", "fsat", {}, "fast"),
@@ -127,7 +129,7 @@ def test_budgets_and_settings() -> None:
         ("rdskd", "fast", {"batch": 2.5}, "int"),
     ):
         with pytest.raises(UsageError) as refused:
-            configure(method, budget, settings)
+            configure(method, budget, settings, GRAY)
         assert words in refused.value.what + refused.value.why
 
 

@@ -9,13 +9,16 @@ from typing import Any
 from edgekd.errors import UsageError
 from edgekd.files import from_dict, nearest
 from edgekd.methods import rdskd
-from edgekd.types import Method
+from edgekd.types import Images, Method
 
 METHODS: dict[str, Method] = {"rdskd": rdskd}
 
 
-def configure(method: str, budget: str, settings: Mapping[str, Any]) -> Any:
-    """The method's Config for a budget, with single settings replaced. Raises UsageError for what does not exist."""
+def configure(method: str, budget: str, settings: Mapping[str, Any], images: Images) -> Any:
+    """The method's Config for a budget, with single settings replaced and the derived ones filled in.
+
+    Raises UsageError for a method, budget or setting that does not exist.
+    """
     if method not in METHODS:
         raise UsageError(
             f"no method {method!r}.{nearest(method, METHODS)}", code="E0220", why=f"there are: {', '.join(METHODS)}"
@@ -38,4 +41,5 @@ def configure(method: str, budget: str, settings: Mapping[str, Any]) -> Any:
         steps = {n: max(1, round(v * share)) for n, v in vars(paper).items() if n.endswith("_steps")}
         config = dataclasses.replace(paper, **steps)
     known = vars(config)
-    return from_dict(type(config), {**known, **settings}, where=f"settings of {method}", error=UsageError)
+    whole = from_dict(type(config), {**known, **settings}, where=f"settings of {method}", error=UsageError)
+    return METHODS[method].derived(whole, images)

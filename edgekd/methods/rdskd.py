@@ -6,7 +6,7 @@ Han, Park, Wang, Liu: Robustness and Diversity Seeking Data-Free Knowledge Disti
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from edgekd.batchnorm import BatchNormInputs
 from edgekd.checkpoint import Checkpoint
 from edgekd.compute import autocast, to_device
 from edgekd.generator import Generator
-from edgekd.types import Run, Sampler, Teacher
+from edgekd.types import Images, Run, Sampler, Teacher
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,18 @@ BUDGETS: Mapping[str, Config] = {
 }
 
 
+def derived(config: Config, images: Images) -> Config:
+    """The same settings with those filled in that follow from the images."""
+    return config if config.latent else replace(config, latent=100 if images.channels == 1 else 1000)
+
+
 def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> Sampler:
     """Trains `student` in place on images that a generator makes for `teacher`; gives the generator's sampler back.
 
     The student's last state counts; nothing here can open a data set. Same run.seed, same result, on one device type.
     """
     rng = torch.Generator(run.device).manual_seed(run.seed)
-    latent = config.latent or (100 if teacher.images.channels == 1 else 1000)
+    latent = derived(config, teacher.images).latent or 0
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global state only
         torch.manual_seed(run.seed)
         generator = Generator(teacher.images, latent=latent, width=config.generator_width)
