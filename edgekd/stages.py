@@ -26,7 +26,7 @@ from edgekd.device import run_bundle
 from edgekd.errors import EnvironmentLacking, ExportError, UsageError
 from edgekd.evaluation import EvalData, write_eval_data
 from edgekd.export import Pixels, check_parity, export, export_fp32, onnx_logits, to_pixels, torch_logits
-from edgekd.files import plain, sha256, write_json, written
+from edgekd.files import plain, write_json, written
 from edgekd.methods import METHODS
 from edgekd.student import build_student, name_of
 from edgekd.teacher import load_teacher, save_teacher
@@ -182,10 +182,8 @@ def measured(
     if eval_data is not None:
         evaluation = folder / "evaluation.npz"
         write_eval_data(eval_data, evaluation)
-    with written(path) as temporary:
-        report = run_bundle(bundle, out=temporary, quick=True, reference=reference, eval_data=evaluation, say=say)
-        if eval_data is not None:
-            report["evaluation"] = {"name": eval_data.name, "sha256": eval_data.sha256}
-        report["bundle"] = {"manifest_sha256": sha256(bundle.folder / "manifest.json")}
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    report = run_bundle(bundle, quick=True, reference=reference, eval_data=evaluation, say=say)
+    if eval_data is not None:
+        report["evaluation"] = {"name": eval_data.name, "sha256": eval_data.sha256}
+    write_json(path, report)
     return report
