@@ -36,8 +36,9 @@ def to_device(module: M, device: torch.device) -> M:
 def keep_freed_memory() -> None:
     """Tells glibc to keep freed memory for the next step instead of giving it back to the system.
 
-    A training step frees and takes the same large blocks again; without their page faults a generator on a CPU runs 1.2
-    to 1.5 times as fast. Elsewhere than on Linux with glibc nothing happens.
+    A training step frees and takes the same large blocks again; without their page faults a wide
+    generator on a CPU is faster, a narrow one hardly or not (benchmarks/NOTES.md). Elsewhere than on Linux with
+    glibc nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -54,7 +54,7 @@ def upsampled_conv(conv: nn.Conv2d, x: Tensor, size: tuple[int, int]) -> Tensor:
     """conv(nearest upsampling of x to `size`), for a 3x3 convolution with padding 1. x: (N, I, H, W) -> (N, O, *size).
 
     At twice the size, a 3x3 window sees 2x2 different pixels only, in one of four phases: four 2x2 convolutions of the
-    small image give the same numbers for 4/9 of the arithmetic (half the time of a whole generator on a CPU).
+    small image give the same numbers for 4/9 of the arithmetic (what it gains: benchmarks/NOTES.md).
     """
     n, _, h, w = x.shape
     if size != (2 * h, 2 * w) or conv.bias is None:

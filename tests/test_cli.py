@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -100,8 +99,8 @@ def test_inspect_and_profiles(teacher_file: Path, tmp_path: Path) -> None:
     assert "edgekd 0." in edgekd("--version", cwd=tmp_path).stdout
 
 
-def files(folder: Path) -> dict[str, Any]:
-    """Everything that goes wrong, by name."""
+def files(folder: Path) -> None:
+    """Writes a file of each kind that is refused."""
     torch.save(nn.Linear(2, 2), folder / "module.pt")
     torch.save({"conv1.weight": torch.zeros(16, 3, 3, 3)}, folder / "weights.pt")
     (folder / "empty.pt").touch()
@@ -111,7 +110,6 @@ def files(folder: Path) -> dict[str, Any]:
     np.savez(folder / "shape.npz", images=np.zeros((2, 9, 9), np.uint8), labels=np.zeros(2, int))
     np.savez(folder / "count.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.array([0, 9]))
     (folder / "file").touch()
-    return {}
 
 
 @pytest.mark.parametrize(
