@@ -100,7 +100,7 @@ def compress(
         device = adjusted(load_profile(profile), latency_ms=_milliseconds(latency), precision=precision)
         settings = _settings(setting)
         read = _teacher(teacher, arch, input_, mean, std, classes)
-        config = configure(method, budget, settings, read.images)
+        config = configure(method, budget, settings, read)
         data = None if eval_data is None else load_eval_data(eval_data, read.images, len(read.classes))
         folder = out or Path(f"{teacher.stem}-{Path(profile).stem}")
         display.say(f"settings of {method}, budget {budget}: " + ", ".join(f"{k} {v}" for k, v in vars(config).items()))

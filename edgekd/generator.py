@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgekd.compute import autocast, to_device
 from edgekd.types import Images
 
 
@@ -45,6 +46,21 @@ class Generator(nn.Module):
             x = F.leaky_relu(norm(upsampled_conv(conv, x, size)), 0.2)
         image: Tensor = self.to_image(x)
         return image
+
+
+def new_generator(images: Images, *, latent: int, width: int, seed: int, device: torch.device) -> Generator:
+    """A generator with the first weights that `seed` gives, on `device`; the global random state stays as it is."""
+    with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global state only
+        torch.manual_seed(seed)
+        generator = Generator(images, latent=latent, width=width)
+    return to_device(generator, device)
+
+
+def images_from(generator: nn.Module, z: Tensor) -> Tensor:
+    """The generator's images (N, C, H, W) in fp32 for latent vectors z (N, latent)."""
+    with autocast(z.device):
+        images: Tensor = generator(z)
+    return images.float()
 
 
 PHASES = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])  # rows of a 3-kernel that see the same pixel

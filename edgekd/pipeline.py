@@ -61,7 +61,7 @@ def compress(
     Raises EdgekdError children; Interrupted (after saving) on SIGINT or SIGTERM.
     """
     start, folder = time.monotonic(), Path(folder)
-    recipe = Recipe(method, budget, configure(method, budget, settings or {}, teacher.images), seed)
+    recipe = Recipe(method, budget, configure(method, budget, settings or {}, teacher), seed)
     sizing = size_student(teacher, profile, family=family)
     asked = {"teacher": teacher.sha256, "profile": profile, "student": sizing.spec, "recipe": recipe}
     claim(folder, plain(asked | {"edgekd": edgekd.__version__}))

@@ -19,15 +19,17 @@ from edgekd.methods import METHODS, configure
 from edgekd.student import build_student
 from edgekd.types import Run, StudentSpec, Teacher
 
-GRAY, COLOUR = (Images(c, 8, 8, (0.5,) * c, (0.5,) * c) for c in (1, 3))
-TINY: dict[str, Any] = {"batch": 16, "latent": 8, "generator_width": 8, "generator_steps": 3, "student_steps": 3}
+TINY: dict[str, dict[str, Any]] = {
+    "rdskd": {"batch": 16, "latent": 8, "generator_width": 8, "generator_steps": 3, "student_steps": 3},
+}
+PHASES = {"rdskd": ("generator", "student")}  # of the log, in order
 
 
 def run_method(
     name: str, teacher: Teacher, folder: Path, log: Any = lambda *_, **__: None, **changes: Any
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The student's weights and four samples."""
-    config = dataclasses.replace(METHODS[name].BUDGETS["paper"], **{**TINY, **changes})
+    config = dataclasses.replace(METHODS[name].BUDGETS["paper"], **{**TINY[name], **changes})
     spec = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes)
     student = build_student(spec, seed=5)
     sampler = METHODS[name].distill(teacher, student, config, Run(torch.device("cpu"), 5, folder, log))
@@ -68,7 +70,7 @@ def test_resumed_student_is_the_uninterrupted_one_bit_for_bit(name: str, teacher
 
         return log
 
-    for phase in ("generator", "student"):
+    for phase in PHASES[name]:
         with checkpoint.stoppable(), pytest.raises(Interrupted) as stopped:
             run_method(name, teacher, folder, log=stop_at(phase))
         assert stopped.value.exit_code == 130
@@ -117,10 +119,11 @@ def test_published_settings() -> None:
     assert config.batch_norm == 0  # the paper matches no statistics
 
 
-def test_budgets_and_settings() -> None:
-    tenth = configure("rdskd", "0.1", {"student_lr": 1}, GRAY)
+def test_budgets_and_settings(teacher: Teacher) -> None:
+    tenth = configure("rdskd", "0.1", {"student_lr": 1}, teacher)
     assert (tenth.generator_steps, tenth.student_steps, tenth.student_lr) == (240, 12_000, 1.0)
-    assert tenth.latent == 100 and configure("rdskd", "paper", {}, COLOUR).latent == 1000
+    colour = dataclasses.replace(teacher, images=Images(3, 8, 8, (0.5,) * 3, (0.5,) * 3))
+    assert tenth.latent == 100 and configure("rdskd", "paper", {}, colour).latent == 1000
     for method, budget, settings, words in (
         ("rdskdd", "fast", {}, "rdskd"),
         ("rdskd", "fsat", {}, "fast"),
@@ -129,7 +132,7 @@ def test_budgets_and_settings() -> None:
         ("rdskd", "fast", {"batch": 2.5}, "int"),
     ):
         with pytest.raises(UsageError) as refused:
-            configure(method, budget, settings, GRAY)
+            configure(method, budget, settings, teacher)
         assert words in refused.value.what + refused.value.why
 
 

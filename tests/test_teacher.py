@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from edgekd import Images, load_teacher, save_teacher
-from edgekd.batchnorm import BatchNormInputs
 from edgekd.errors import EdgekdError, TeacherError, UsageError
 from edgekd.networks import LeNet, ResNet
+from edgekd.observe import Observed
 from edgekd.program import Program, capture
 from edgekd.types import Teacher
 from edgekd.vision import torchvision
@@ -50,14 +50,14 @@ def test_saved_teacher_comes_back_exactly(arch: str | None, tmp_path: Path) -> N
 def test_program_is_differentiable_and_shows_its_batchnorms(teacher: Teacher) -> None:
     assert isinstance(teacher.model, Program)
     x = torch.randn(2, 1, 8, 8, requires_grad=True)
-    with BatchNormInputs() as batchnorms:
+    with Observed() as observed:
         teacher.model(x).sum().backward()
     assert x.grad is not None and x.grad.abs().sum() > 0
-    assert len(batchnorms.seen) == 9  # the stem, three blocks of two, two shortcuts
+    assert len(observed.batch_norms) == 9  # the stem, three blocks of two, two shortcuts
     own = ResNet(teacher.images, 4, depth=1, width=16, large_stem=False).eval()
-    with BatchNormInputs() as batchnorms:
+    with Observed() as observed:
         own(x)
-    assert [mean.shape for _, mean, _ in batchnorms.seen] == [(c,) for c in (16, 16, 16, 32, 32, 32, 64, 64, 64)]
+    assert [mean.shape for _, mean, _ in observed.batch_norms] == [(c,) for c in (16, 16, 16, 32, 32, 32, 64, 64, 64)]
 
 
 def test_program_runs_no_operator_outside_the_list() -> None:

@@ -9,15 +9,16 @@ from typing import Any
 from edgekd.errors import UsageError
 from edgekd.files import from_dict, nearest
 from edgekd.methods import rdskd
-from edgekd.types import Images, Method
+from edgekd.types import Method, Teacher
 
 METHODS: dict[str, Method] = {"rdskd": rdskd}
 
 
-def configure(method: str, budget: str, settings: Mapping[str, Any], images: Images) -> Any:
+def configure(method: str, budget: str, settings: Mapping[str, Any], teacher: Teacher) -> Any:
     """The method's Config for a budget, with single settings replaced and the derived ones filled in.
 
-    Raises UsageError for a method, budget or setting that does not exist.
+    Raises UsageError for a method, budget or setting that does not exist, and for a teacher that the method
+    cannot serve.
     """
     if method not in METHODS:
         raise UsageError(
@@ -42,4 +43,4 @@ def configure(method: str, budget: str, settings: Mapping[str, Any], images: Ima
         config = dataclasses.replace(paper, **steps)
     known = vars(config)
     whole = from_dict(type(config), {**known, **settings}, where=f"settings of {method}", error=UsageError)
-    return METHODS[method].derived(whole, images)
+    return METHODS[method].derived(whole, teacher)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from edgekd import losses
-from edgekd.batchnorm import BatchNormInputs
 from edgekd.checkpoint import Checkpoint
-from edgekd.compute import autocast, to_device
-from edgekd.generator import Generator
-from edgekd.types import Images, Run, Sampler, Teacher
+from edgekd.compute import autocast
+from edgekd.generator import images_from, new_generator
+from edgekd.observe import Observed
+from edgekd.types import Run, Sampler, Teacher
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ BUDGETS: Mapping[str, Config] = {
 }
 
 
-def derived(config: Config, images: Images) -> Config:
-    """The same settings with those filled in that follow from the images."""
-    return config if config.latent else replace(config, latent=100 if images.channels == 1 else 1000)
+def derived(config: Config, teacher: Teacher) -> Config:
+    """The same settings with those filled in that follow from the teacher's images."""
+    return config if config.latent else replace(config, latent=100 if teacher.images.channels == 1 else 1000)
 
 
 def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> Sampler:
@@ -58,11 +58,10 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     The student's last state counts; nothing here can open a data set. Same run.seed, same result, on one device type.
     """
     rng = torch.Generator(run.device).manual_seed(run.seed)
-    latent = derived(config, teacher.images).latent or 0
-    with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global state only
-        torch.manual_seed(run.seed)
-        generator = Generator(teacher.images, latent=latent, width=config.generator_width)
-    generator = to_device(generator, run.device)
+    latent = derived(config, teacher).latent or 0
+    generator = new_generator(
+        teacher.images, latent=latent, width=config.generator_width, seed=run.seed, device=run.device
+    )
     optim_g = torch.optim.Adam(generator.parameters(), lr=config.generator_lr)
     optim_s = torch.optim.Adam(student.parameters(), lr=config.student_lr)
     checkpoint = Checkpoint(
@@ -76,17 +75,14 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     at = checkpoint.restore({"generator": 0, "student": 0, "reference_oh": 0.0, "reference_ie": 0.0})
 
     def images(n: int) -> Tensor:
-        z = torch.randn(n, latent, generator=rng, device=run.device)
-        with autocast(run.device):
-            made: Tensor = generator(z)
-        return made.float()
+        return images_from(generator, torch.randn(n, latent, generator=rng, device=run.device))
 
     generator.train()
     reference_oh = torch.tensor(at["reference_oh"], device=run.device)
     reference_ie = torch.tensor(at["reference_ie"], device=run.device)
     for step in range(at["generator"], config.generator_steps):
         x = images(config.batch)
-        with autocast(run.device), BatchNormInputs() as batchnorms:
+        with autocast(run.device), Observed() as observed:
             logits = teacher.model(x)
         oh, ie = losses.one_hot(logits), losses.information_entropy(logits)
         ds = losses.diversity_seeking(x, logits)
@@ -96,7 +92,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             + config.diversity * ds
         )
         if config.batch_norm:
-            loss_g = loss_g + config.batch_norm * losses.batch_norm(batchnorms.seen)
+            loss_g = loss_g + config.batch_norm * losses.batch_norm(observed.batch_norms)
         optim_g.zero_grad()
         loss_g.backward()
         optim_g.step()
