@@ -49,13 +49,6 @@ class Deployed(nn.Module):
         return logits
 
 
-def to_pixels(images: Tensor, facts: Images) -> Pixels:
-    """Normalised images (N, C, H, W) as the uint8 pixels that come closest, clipped to 0..255."""
-    mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (facts.mean, facts.std))
-    pixels: Pixels = ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-    return pixels
-
-
 def torch_logits(model: nn.Module, images: Images, pixels: Pixels) -> Logits:
     """Logits of the network on pixels, in fp32 on the CPU, in parts of 256."""
     deployed = Deployed(model, images).cpu().eval()

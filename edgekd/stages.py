@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 import edgekd
+from edgekd.bank import to_pixels
 from edgekd.bundle import SCHEMA, read_bundle, write_bundle
 from edgekd.checkpoint import stoppable
 from edgekd.compute import choose_device, keep_freed_memory, to_device
 from edgekd.device import run_bundle
 from edgekd.errors import EnvironmentLacking, ExportError, UsageError
 from edgekd.evaluation import EvalData, write_eval_data
-from edgekd.export import Pixels, check_parity, export, export_fp32, onnx_logits, to_pixels, torch_logits
+from edgekd.export import Pixels, check_parity, export, export_fp32, onnx_logits, torch_logits
 from edgekd.files import plain, write_json, written
 from edgekd.methods import METHODS
 from edgekd.student import build_student, name_of
@@ -94,7 +95,7 @@ def distilled(
             teacher_there, student, recipe.config, Run(device, recipe.seed, folder, logged)
         )
     count = CALIBRATION + max(64, min(SAMPLES, LARGEST_SAMPLES // (images.channels * images.height * images.width)))
-    parts = [to_pixels(sampler(min(256, count - at)), images) for at in range(0, count, 256)]
+    parts = [to_pixels(sampler(min(256, count - at)), images).cpu().numpy() for at in range(0, count, 256)]
     with written(images_file) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, pixels=np.concatenate(parts))
     teacher.model.cpu()

@@ -1,0 +1,83 @@
+"""Synthetic images kept for replay: uint8 pixels and the teacher's opinion of each, in a memory-mapped file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgekd.errors import EnvironmentLacking
+from edgekd.types import Images
+
+
+def to_pixels(images: Tensor, facts: Images) -> Tensor:
+    """Normalised images (N, C, H, W) as the uint8 pixels that come closest, clipped to 0..255."""
+    mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (facts.mean, facts.std))
+    return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def normalised(pixels: Tensor, facts: Images) -> Tensor:
+    """uint8 pixels (N, C, H, W) as a network is fed them: (pixel / 255 - mean) / std, fp32, channels_last."""
+    mean, std = (torch.tensor(v, device=pixels.device).view(1, -1, 1, 1) for v in (facts.mean, facts.std))
+    return pixels.float().div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+
+
+class Bank:
+    """Up to `capacity` images with their logits; when it is full the oldest are overwritten.
+
+    The file is the memory: the system keeps it in RAM while there is room and on the disk of the output folder when
+    there is not, and an interrupted run finds its images again. Its space is reserved at the start, so that a full disk
+    shows there and not in the middle of a training. pixels: uint8 (capacity, C, H, W); logits: fp16 (capacity, K).
+    """
+
+    def __init__(self, path: Path, images: Images, *, capacity: int, classes: int) -> None:
+        self.path, self.images, self.capacity, self.added = path, images, capacity, 0
+        shape = (capacity, images.channels, images.height, images.width)
+        sizes = (int(np.prod(shape)), capacity * classes * 2)
+        try:
+            with open(path, "r+b" if path.exists() else "w+b") as file:
+                os.posix_fallocate(file.fileno(), 0, sum(sizes)) if hasattr(os, "posix_fallocate") else None
+                file.truncate(sum(sizes))
+        except OSError as error:
+            raise EnvironmentLacking(
+                f"no room for the image bank of {sum(sizes) / 1e6:,.0f} MB in {path.parent}",
+                code="E0404",
+                why=str(error),
+                fix="free disk space, or name another output folder with -o DIR",
+            ) from error
+        self.pixels = torch.from_numpy(np.memmap(path, np.uint8, "r+", 0, shape))
+        self.logits = torch.from_numpy(np.memmap(path, np.float16, "r+", sizes[0], (capacity, classes)))
+
+    def __len__(self) -> int:
+        return min(self.added, self.capacity)
+
+    def add(self, images: Tensor, logits: Tensor) -> None:
+        """Keeps normalised images (n, C, H, W) and the teacher's logits (n, K) of them."""
+        self.add_pixels(to_pixels(images, self.images), logits)
+
+    def add_pixels(self, pixels: Tensor, logits: Tensor) -> None:
+        """Keeps uint8 images (n, C, H, W) and the teacher's logits (n, K) of them."""
+        slots = torch.arange(self.added, self.added + len(pixels)) % self.capacity
+        self.pixels[slots], self.logits[slots] = pixels.cpu(), logits.detach().to("cpu", torch.float16)
+        self.added += len(pixels)
+
+    def sample(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """n images drawn with replacement, normalised fp32 (n, C, H, W), and their logits fp32 (n, K), where rng is."""
+        drawn = torch.randint(len(self), (n,), generator=rng, device=rng.device).cpu()
+        pixels, logits = self.pixels[drawn].to(rng.device), self.logits[drawn].to(rng.device)
+        return normalised(pixels, self.images), logits.float()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"added": self.added}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.added = state["added"]
+
+    def close(self) -> None:
+        """Deletes the file."""
+        del self.pixels, self.logits
+        self.path.unlink(missing_ok=True)
