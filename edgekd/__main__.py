@@ -71,8 +71,14 @@ def compress(
     latency: Annotated[str | None, typer.Option(help="Limit instead of the profile's, e.g. 2ms.")] = None,
     precision: Annotated[str, typer.Option(help="fp32, int8, or auto: all that the profile names.")] = "auto",
     student: Annotated[str, typer.Option(help="auto, resnet, lenet, or one exactly: resnet:1x16, lenet:3.")] = "auto",
-    method: Annotated[str, typer.Option(help="Distillation method: rdskd.")] = "rdskd",
-    budget: Annotated[str, typer.Option(help="fast, paper, or a fraction of the paper's steps, e.g. 0.1.")] = "fast",
+    method: Annotated[str, typer.Option(help="Distillation method; edgekd methods lists them.")] = "rdskd_plus",
+    budget: Annotated[
+        str,
+        typer.Option(help="fast, good or best; other methods: fast, paper; or a fraction of the longest, e.g. 0.1."),
+    ] = "fast",
+    prior: Annotated[
+        str | None, typer.Option(help="Images to start from: none, procedural, photo, or a picture of your own.")
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the method, e.g. student_lr=1e-3.")
     ] = None,
@@ -98,7 +104,7 @@ def compress(
         from edgekd.profile import adjusted, load_profile
 
         device = adjusted(load_profile(profile), latency_ms=_milliseconds(latency), precision=precision)
-        settings = _settings(setting)
+        settings = _settings(setting) | ({} if prior is None else {"prior": prior})
         read = _teacher(teacher, arch, input_, mean, std, classes)
         config = configure(method, budget, settings, read)
         data = None if eval_data is None else load_eval_data(eval_data, read.images, len(read.classes))
@@ -195,6 +201,19 @@ def inspect(
             about = {name: plain(value) for name, value in vars(teacher).items() if name != "model"}
             document = {"kind": "teacher", **about, "cost": plain(cost(teacher.model, teacher.images))}
         console.show(document, document, as_json)
+
+
+@app.command()
+def methods(as_json: AsJson = False, debug: Debug = False) -> None:
+    """The distillation methods with their budgets."""
+    with console.errors(debug=debug, as_json=as_json):
+        from edgekd.methods import METHODS
+
+        found = {
+            name: f"{(method.__doc__ or '').splitlines()[0]}  Budgets: {', '.join(method.BUDGETS)}."
+            for name, method in METHODS.items()
+        }
+        console.show(found, found, as_json)
 
 
 @profiles.command("list")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edgekd.errors import EnvironmentLacking
@@ -36,6 +37,8 @@ class Bank:
 
     def __init__(self, path: Path, images: Images, *, capacity: int, classes: int) -> None:
         self.path, self.images, self.capacity, self.added = path, images, capacity, 0
+        self.weights: Tensor | None = None
+        self.weighed = 0  # `added` when the weights were made
         shape = (capacity, images.channels, images.height, images.width)
         sizes = (int(np.prod(shape)), capacity * classes * 2)
         try:
@@ -65,11 +68,30 @@ class Bank:
         self.pixels[slots], self.logits[slots] = pixels.cpu(), logits.detach().to("cpu", torch.float16)
         self.added += len(pixels)
 
-    def sample(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """n images drawn with replacement, normalised fp32 (n, C, H, W), and their logits fp32 (n, K), where rng is."""
-        drawn = torch.randint(len(self), (n,), generator=rng, device=rng.device).cpu()
+    def sample(self, n: int, rng: torch.Generator, *, balanced: bool = False) -> tuple[Tensor, Tensor]:
+        """n images drawn with replacement, normalised fp32 (n, C, H, W), and their logits fp32 (n, K), where rng is.
+
+        balanced: every class that the teacher sees in the bank is as likely as any other.
+        """
+        if balanced:
+            drawn = torch.multinomial(self._weights(rng.device), n, replacement=True, generator=rng).cpu()
+        else:
+            drawn = torch.randint(len(self), (n,), generator=rng, device=rng.device).cpu()
         pixels, logits = self.pixels[drawn].to(rng.device), self.logits[drawn].to(rng.device)
         return normalised(pixels, self.images), logits.float()
+
+    def latest(self, n: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """The n images that came last, or all: uint8 (n, C, H, W), and the teacher's classes (n,)."""
+        slots = torch.arange(self.added - min(n, len(self)), self.added) % self.capacity
+        return self.pixels[slots].numpy(), self.logits[slots].argmax(dim=1).numpy()
+
+    def _weights(self, device: torch.device) -> Tensor:
+        """(len,) one over how often the image's class occurs, by the teacher; made again after images were added."""
+        if self.weighed != self.added or self.weights is None:
+            labels = self.logits[: len(self)].argmax(dim=1)
+            self.weights = labels.bincount().reciprocal()[labels].to(device)
+            self.weighed = self.added
+        return self.weights
 
     def state_dict(self) -> dict[str, Any]:
         return {"added": self.added}

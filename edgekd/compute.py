@@ -1,4 +1,4 @@
-"""How networks are run: which device, in which precision and memory layout."""
+"""How networks are run and trained: which device, in which precision and memory layout, and a step of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from functools import cache
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from edgekd.types import Run
 
 M = TypeVar("M", bound=nn.Module)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
@@ -31,6 +33,31 @@ def autocast(device: torch.device) -> AbstractContextManager[None]:
 def to_device(module: M, device: torch.device) -> M:
     """Moves a network there, in channels_last: convolutions on CPUs and tensor cores want it."""
     return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """A classifier's logits (N, K) of images x (N, C, H, W), in the precision of the device."""
+    with autocast(x.device):
+        logits: Tensor = model(x)
+    return logits
+
+
+def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+    """One step of `optimizer` down the gradient of `loss`; gives the loss as a value without it."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def log_student(run: Run, step: int, steps: int, *, loss: Tensor, guess: Tensor, target: Tensor) -> None:
+    """Logs every twentieth step and the last: the loss, and how often student and teacher choose the same class.
+
+    guess, target: their logits (N, K). Reading the figures is what waits for the device.
+    """
+    if step % 20 == 0 or step == steps - 1:
+        agreement = (guess.argmax(dim=1) == target.argmax(dim=1)).float().mean()
+        run.log("student", step + 1, steps, loss=loss.item(), agreement=agreement.item())
 
 
 def keep_freed_memory() -> None:

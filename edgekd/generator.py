@@ -1,4 +1,4 @@
-"""The generator of RDSKD: latent vectors to normalised images of any size."""
+"""Where images come from: RDSKD's generator, which makes them of latent vectors at any size, or pixels themselves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekd.compute import autocast, to_device
-from edgekd.types import Images
+from edgekd.types import Images, Sampler
 
 
 class Generator(nn.Module):
@@ -48,6 +48,18 @@ class Generator(nn.Module):
         return image
 
 
+class Pixels(nn.Module):
+    """Images that are their own parameters: refined instead of generated. start: normalised (N, C, H, W)."""
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.images = nn.Parameter(start.contiguous(memory_format=torch.channels_last))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The images, whatever z is: it has the place of a generator."""
+        return self.images
+
+
 def new_generator(images: Images, *, latent: int, width: int, seed: int, device: torch.device) -> Generator:
     """A generator with the first weights that `seed` gives, on `device`; the global random state stays as it is."""
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global state only
@@ -61,6 +73,16 @@ def images_from(generator: nn.Module, z: Tensor) -> Tensor:
     with autocast(z.device):
         images: Tensor = generator(z)
     return images.float()
+
+
+def sampler_of(generator: nn.Module, *, latent: int, batch: int, rng: torch.Generator) -> Sampler:
+    """Draws from a generator in training mode: at least `batch` at once, as its BatchNorm takes their statistics."""
+
+    def sample(n: int) -> Tensor:
+        with torch.no_grad():
+            return images_from(generator, torch.randn(max(n, batch), latent, generator=rng, device=rng.device))[:n]
+
+    return sample
 
 
 PHASES = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])  # rows of a 3-kernel that see the same pixel

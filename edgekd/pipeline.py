@@ -44,7 +44,7 @@ def compress(
     profile: Profile,
     folder: str | Path,
     *,
-    method: str = "rdskd",
+    method: str = "rdskd_plus",
     budget: str = "fast",
     settings: Mapping[str, Any] | None = None,
     family: str = "auto",

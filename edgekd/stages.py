@@ -102,8 +102,23 @@ def distilled(
     save_teacher(
         student.cpu(), student_file, images=images, classes=teacher.classes, arch=f"edgekd:{name_of(sizing.spec)}"
     )
-    (folder / "distillation.ckpt").unlink(missing_ok=True)
+    for path in (folder / "distillation.ckpt", *folder.glob("*.u8")):  # the checkpoint and the banks of images
+        path.unlink(missing_ok=True)
     return student, np.concatenate(parts)
+
+
+def data_statement(prior: str) -> str:
+    """What the student has seen, in a sentence for the manifest."""
+    made = "the student saw only images that were made from the teacher's weights and statistics"
+    drawn = "the student saw none of the customer's images, only {}, as they are and refined by the teacher's weights"
+    match prior:
+        case "none":
+            return f"prior none: {made}"
+        case "procedural":
+            return "prior procedural: " + drawn.format("drawn ones (strokes, dead leaves)")
+        case "photo":
+            return "prior photo: " + drawn.format("crops of scikit-learn's two sample photographs")
+    return "prior picture: " + drawn.format(f"crops of the user's picture {Path(prior).name}")
 
 
 def bundled(
@@ -139,7 +154,7 @@ def bundled(
         teacher={"sha256": teacher.sha256, "architecture": teacher.architecture} | plain(sizing.teacher),
         method={"name": recipe.method, **{n: v for n, v in plain(recipe).items() if n != "method"}},
         profile=plain(profile),
-        data="none: the student saw only images that a generator made from the teacher",
+        data=data_statement(getattr(recipe.config, "prior", "none")),
         made_with={
             "edgekd": edgekd.__version__,
             "torch": torch.__version__,

@@ -19,6 +19,7 @@ WIDTHS = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
 DEPTHS = (1, 2, 3, 4, 5)
 FAMILIES = ("resnet", "lenet")
 EXACT = re.compile(r"(resnet):(\d{1,2})x(\d{1,4})|(lenet):(\d{1,4})")  # one student of a family
+PUBLISHED = {f"resnet{6 * n + 2}": n for n in range(1, 19)}  # CIFAR's, with shortcuts that have no parameters
 
 
 def build_student(spec: StudentSpec, *, seed: int | None = None) -> nn.Module:
@@ -33,12 +34,15 @@ def build_student(spec: StudentSpec, *, seed: int | None = None) -> nn.Module:
 def _build(spec: StudentSpec) -> nn.Module:
     if spec.family == "lenet":
         return LeNet(spec.images, len(spec.classes), width=spec.width)
-    large = max(spec.images.height, spec.images.width) > LARGE
-    return ResNet(spec.images, len(spec.classes), depth=spec.depth, width=spec.width, large_stem=large)
+    option = "A" if spec.family == "resnet-a" else "B"
+    large = max(spec.images.height, spec.images.width) > LARGE and option == "B"
+    return ResNet(spec.images, len(spec.classes), depth=spec.depth, width=spec.width, large_stem=large, option=option)
 
 
 def named(name: str, images: Images, classes: tuple[str, ...]) -> StudentSpec | None:
-    """The one student that a name stands for ("resnet:DEPTHxWIDTH", "lenet:WIDTH"); None for other names."""
+    """The one student that a name stands for ("resnet:DEPTHxWIDTH", "resnet8", "lenet:WIDTH"); None for other names."""
+    if name in PUBLISHED:
+        return StudentSpec("resnet-a", PUBLISHED[name], 16, images, classes)
     match = EXACT.fullmatch(name)
     if not match or not min(int(match[2] or 1), int(match[3] or match[5])):
         return None
@@ -47,6 +51,8 @@ def named(name: str, images: Images, classes: tuple[str, ...]) -> StudentSpec | 
 
 def name_of(spec: StudentSpec) -> str:
     """The name that `named` reads."""
+    if spec.family == "resnet-a":
+        return f"resnet{6 * spec.depth + 2}"
     return f"lenet:{spec.width}" if spec.family == "lenet" else f"resnet:{spec.depth}x{spec.width}"
 
 
@@ -88,7 +94,7 @@ def broken(of: Cost, teacher: Cost, profile: Profile) -> list[str]:
 def size_student(teacher: Teacher, profile: Profile, *, family: str = "auto") -> Sizing:
     """The student with the most MACs that keeps every limit of `profile` and has at most half of the teacher's size.
 
-    family: "resnet", "lenet", one student of these ("resnet:DEPTHxWIDTH", "lenet:WIDTH") or "auto": a ResNet, or a
+    family: "resnet", "lenet", one student ("resnet:DEPTHxWIDTH", "resnet8", "lenet:WIDTH") or "auto": a ResNet, or a
     LeNet where no ResNet is small enough. Raises UsageError for another name and, with the limits that bind, when
     nothing fits.
     """
@@ -96,7 +102,7 @@ def size_student(teacher: Teacher, profile: Profile, *, family: str = "auto") ->
         raise UsageError(
             f"--student {family} is not one",
             code="E0212",
-            fix=f"auto, {', '.join(FAMILIES)}, or one exactly: resnet:DEPTHxWIDTH (resnet:1x16), lenet:WIDTH (lenet:3)",
+            fix=f"auto, {', '.join(FAMILIES)}, or one exactly: resnet8, resnet:DEPTHxWIDTH (resnet:1x16), lenet:WIDTH",
         )
     of_teacher = cost(teacher.model, teacher.images)
     looked_at: list[tuple[StudentSpec, Cost]] = []

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from edgekd.errors import TeacherError, UsageError
 from edgekd.files import from_dict, nearest, plain, sha256, written
-from edgekd.networks import LeNet, ResNet
+from edgekd.networks import LeNet
 from edgekd.program import Program, capture
-from edgekd.student import build_student, named
+from edgekd.student import PUBLISHED, build_student, named
 from edgekd.types import Images, Teacher
 from edgekd.vision import torchvision
 
 FORMAT = "edgekd-teacher-1"
-CIFAR_RESNETS = tuple(f"resnet{6 * n + 2}" for n in range(1, 19))  # resnet8 ... resnet110
 CONVERT = 'save only the weights in your project:  torch.save(model.state_dict(), "teacher_sd.pt")'
 
 
@@ -191,12 +190,9 @@ def _class_count(state: Mapping[str, Tensor]) -> int:
 
 
 def _build(arch: str, images: Images, classes: int) -> nn.Module:
-    if arch in CIFAR_RESNETS:
-        depth = (int(arch.removeprefix("resnet")) - 2) // 6
-        return ResNet(images, classes, depth=depth, width=16, large_stem=False, option="A")
     if arch in ("lenet5", "lenet5half"):
         return LeNet(images, classes, width=6 if arch == "lenet5" else 3)
-    known = ["lenet5", "lenet5half", *CIFAR_RESNETS]
+    known = ["lenet5", "lenet5half", *PUBLISHED]
     if student := named(arch.removeprefix("edgekd:"), images, tuple(map(str, range(classes)))):
         return build_student(student)
     if arch.startswith("torchvision:"):

@@ -85,7 +85,7 @@ class Profile:
 class StudentSpec:
     """An architecture of a family; edgekd/student.py builds it."""
 
-    family: str  # "resnet" or "lenet"
+    family: str  # "resnet", "resnet-a" (CIFAR's published shortcuts) or "lenet"
     depth: int  # resnet: blocks per stage; lenet: 1
     width: int  # channels of the first layer
     images: Images

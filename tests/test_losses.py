@@ -76,3 +76,125 @@ def test_losses_are_computed_in_fp32() -> None:
     logits = torch.randn(64, 10, generator=torch.Generator().manual_seed(0)).bfloat16()
     for value in (losses.one_hot(logits), losses.information_entropy(logits)):
         assert value.dtype == torch.float32
+
+
+def test_cross_entropies_by_hand() -> None:
+    logits = torch.log(torch.tensor([[3.0, 1.0], [1.0, 1.0]]))  # p = (3/4, 1/4) and (1/2, 1/2)
+    expected = (-math.log(0.25) - math.log(0.5)) / 2
+    assert losses.cross_entropy(logits, torch.tensor([1, 0])).item() == pytest.approx(expected)
+    target = torch.tensor([[0.0, 1.0], [0.5, 0.5]])
+    softened = losses.soft_cross_entropy(20 * logits, target, temperature=20.0)
+    assert softened.item() == pytest.approx((-math.log(0.25) - math.log(0.5)) / 2)
+
+
+def test_soft_cross_entropy_is_lowest_at_its_target() -> None:
+    target = torch.tensor([[0.7, 0.2, 0.1]])
+    entropy = -(target * target.log()).sum().item()
+    assert losses.soft_cross_entropy(target.log(), target, temperature=1.0).item() == pytest.approx(entropy)
+    for index in range(3):
+        moved = target.log() + 0.1 * torch.eye(3)[index]
+        assert losses.soft_cross_entropy(moved, target, temperature=1.0).item() > entropy
+
+
+def test_activation_by_hand() -> None:
+    features = torch.tensor([[1.0, -3.0], [0.0, 4.0]])
+    assert losses.activation(features).item() == pytest.approx(-2.0)
+    assert losses.activation(torch.zeros(2, 3)).item() == 0.0
+    assert losses.activation(-features) == losses.activation(features)
+
+
+def test_mode_seeking_by_hand_and_at_its_end() -> None:
+    images = torch.tensor([0.0, 0.0, 3.0, 1.0]).view(4, 1, 1, 1)  # |X2 - X1| = (3, 1): mean 2
+    z = torch.tensor([[0.0], [0.0], [0.5], [0.5]])  # mean 1/2
+    assert losses.mode_seeking(images, z).item() == pytest.approx(1 / (4 + 1e-5))
+    assert losses.mode_seeking(2 * images, z) < losses.mode_seeking(images, z) < losses.mode_seeking(images, 2 * z)
+    assert losses.mode_seeking(torch.zeros(4, 1, 1, 1), z).item() == pytest.approx(1e5)
+
+
+def test_batch_norm_distance_by_hand() -> None:
+    x = torch.tensor([[1.0, 0.0], [3.0, 0.0]])  # means (2, 0), variances (1, 0)
+    matching = (x, torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0]))
+    other = (x, torch.tensor([-1.0, 4.0]), torch.tensor([4.0, 4.0]))  # |(3, -4)| and |(-3, -4)|
+    assert losses.batch_norm_distance([matching]).item() == 0.0
+    assert losses.batch_norm_distance([other]).item() == pytest.approx(5 + 5)
+    assert losses.batch_norm_distance([other, other, matching]).item() == pytest.approx(20)
+    assert losses.batch_norm_distance([]).item() == 0.0
+
+
+def test_batch_norm_distance_with_earlier_batches() -> None:
+    x = torch.tensor([[1.0], [3.0]])  # mean 2, variance 1
+    seen = [(x, torch.tensor([0.0]), torch.tensor([0.0]))]
+    history = [torch.tensor([10.0]), torch.tensor([5.0])]
+    found = losses.batch_norm_distance(seen, history, momentum=0.75)
+    assert found.item() == pytest.approx((0.25 * 2 + 0.75 * 10) + (0.25 * 1 + 0.75 * 5))
+    assert losses.batch_norm_distance(seen, history, momentum=0.0).item() == pytest.approx(2 + 1)
+
+
+def test_moments_are_those_of_batch_norm() -> None:
+    x = torch.randn(6, 3, 4, 5, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    norm = torch.nn.BatchNorm2d(3, momentum=1.0).train()
+    norm(x)
+    mean, var = losses.moments(x)
+    assert norm.running_mean is not None and norm.running_var is not None
+    assert torch.allclose(mean, norm.running_mean, atol=1e-6)
+    assert torch.allclose(var * 120 / 119, norm.running_var)  # BatchNorm keeps the unbiased one, of 6 * 4 * 5 values
+
+
+def test_total_variation_by_hand() -> None:
+    image = torch.tensor([[1.0, 2.0], [4.0, 0.0]]).view(1, 1, 2, 2)
+    right, below = math.hypot(2 - 1, 0 - 4), math.hypot(4 - 1, 0 - 2)
+    expected = right + below + abs(4 - 2) + abs(0 - 1)
+    assert losses.total_variation(image).item() == pytest.approx(expected)
+    assert losses.total_variation(image.flip(3)).item() == pytest.approx(expected)  # the diagonals change places
+    assert losses.total_variation(torch.full((2, 3, 4, 4), 0.7)).item() == 0.0
+    twice = image.repeat(2, 1, 1, 1)
+    assert losses.total_variation(twice).item() == pytest.approx(math.sqrt(2) * expected, rel=1e-5)
+
+
+def test_jensen_shannon_by_hand_and_at_its_ends() -> None:
+    teacher, student = torch.log(torch.tensor([[3.0, 1.0]])), torch.zeros(1, 2)  # (3/4, 1/4), (1/2, 1/2): (5/8, 3/8)
+    from_teacher = 0.75 * math.log(0.75 / 0.625) + 0.25 * math.log(0.25 / 0.375)
+    from_student = 0.5 * math.log(0.5 / 0.625) + 0.5 * math.log(0.5 / 0.375)
+    found = losses.jensen_shannon(student=3 * student, teacher=3 * teacher, temperature=3.0)
+    assert found.item() == pytest.approx((from_teacher + from_student) / 2, rel=1e-5)
+    turned = losses.jensen_shannon(student=3 * teacher, teacher=3 * student, temperature=3.0)
+    assert turned.item() == pytest.approx(found.item())  # symmetric
+    assert losses.jensen_shannon(student=teacher, teacher=teacher + 1, temperature=1.0).item() == pytest.approx(
+        0, abs=1e-6
+    )
+    far = torch.tensor([[100.0, 0.0]])
+    apart = losses.jensen_shannon(student=far, teacher=far.flip(1), temperature=1.0)
+    assert apart.item() == pytest.approx(math.log(2), rel=1e-5)
+
+
+def test_l1_by_hand() -> None:
+    one, other = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 4.0], [0.0, -5.0]])
+    assert losses.l1(student=one, teacher=other).item() == pytest.approx((1 + 2 + 0 + 5) / 4)
+    assert losses.l1(student=one, teacher=one).item() == 0.0
+
+
+def test_masked_adversarial_by_hand() -> None:
+    teacher = torch.log(torch.tensor([[3.0, 1.0], [3.0, 1.0]]))
+    student = torch.log(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))  # the second chooses another class
+    divergence = 0.75 * math.log(0.75 / (2 / 3)) + 0.25 * math.log(0.25 / (1 / 3))
+    found = losses.masked_adversarial(student=student, teacher=teacher)
+    assert found.item() == pytest.approx(-divergence / 2, rel=1e-4)
+    assert losses.masked_adversarial(student=student[1:], teacher=teacher[1:]).item() == 0.0
+    assert losses.masked_adversarial(student=teacher, teacher=teacher).item() == pytest.approx(0.0, abs=1e-7)
+
+
+def test_peers_losses_are_computed_in_fp32() -> None:
+    logits = torch.randn(64, 10, generator=torch.Generator().manual_seed(0)).bfloat16()
+    images = logits.view(64, 1, 2, 5)
+    for value in (
+        losses.cross_entropy(logits, logits.argmax(dim=1)),
+        losses.soft_cross_entropy(logits, logits.softmax(dim=1), temperature=2.0),
+        losses.activation(logits),
+        losses.mode_seeking(images, logits),
+        losses.batch_norm_distance([(images, torch.zeros(1), torch.ones(1))]),
+        losses.total_variation(images),
+        losses.jensen_shannon(student=logits, teacher=logits.flip(1), temperature=2.0),
+        losses.l1(student=logits, teacher=logits.flip(1)),
+        losses.masked_adversarial(student=logits, teacher=logits),
+    ):
+        assert value.dtype == torch.float32

@@ -8,10 +8,24 @@ from typing import Any
 
 from edgekd.errors import UsageError
 from edgekd.files import from_dict, nearest
-from edgekd.methods import rdskd
+from edgekd.methods import dafl, deepinversion, dfad, fast, mskd, rdskd, rdskd_plus, zskd
 from edgekd.types import Method, Teacher
 
-METHODS: dict[str, Method] = {"rdskd": rdskd}
+METHODS: dict[str, Method] = {
+    "rdskd_plus": rdskd_plus,
+    "rdskd": rdskd,
+    "dafl": dafl,
+    "mskd": mskd,
+    "zskd": zskd,
+    "deepinversion": deepinversion,
+    "dfad": dfad,
+    "fast": fast,
+}
+
+
+def scaled(config: Any, share: float) -> dict[str, int]:
+    """Every field that counts steps, times `share`."""
+    return {name: max(1, round(v * share)) for name, v in vars(config).items() if name.endswith("_steps")}
 
 
 def configure(method: str, budget: str, settings: Mapping[str, Any], teacher: Teacher) -> Any:
@@ -24,23 +38,24 @@ def configure(method: str, budget: str, settings: Mapping[str, Any], teacher: Te
         raise UsageError(
             f"no method {method!r}.{nearest(method, METHODS)}", code="E0220", why=f"there are: {', '.join(METHODS)}"
         )
-    budgets = METHODS[method].BUDGETS
-    if budget in budgets:
-        config = budgets[budget]
-    else:
+    budgets, share = METHODS[method].BUDGETS, 1.0
+    if budget not in budgets:
         try:
             share = float(budget)
         except ValueError:
             share = 0.0
         if not 0 < share <= 10:
             raise UsageError(
-                f"budget {budget!r} is neither a name nor a fraction of the published steps",
+                f"budget {budget!r} is neither a name nor a fraction of the longest one's steps",
                 code="E0221",
                 why=f"names: {', '.join(budgets)}; fractions: above 0, up to 10",
             )
-        paper = budgets["paper"]
-        steps = {n: max(1, round(v * share)) for n, v in vars(paper).items() if n.endswith("_steps")}
-        config = dataclasses.replace(paper, **steps)
+    config = budgets.get(budget, list(budgets.values())[-1])  # the published steps, or the longest budget
     known = vars(config)
-    whole = from_dict(type(config), {**known, **settings}, where=f"settings of {method}", error=UsageError)
-    return METHODS[method].derived(whole, teacher)
+    if settings.get("prior") == "none" and "prior" not in known:  # a method that has none anyway
+        settings = {name: value for name, value in settings.items() if name != "prior"}
+    chosen = from_dict(type(config), {**known, **settings}, where=f"settings of {method}", error=UsageError)
+    whole = METHODS[method].derived(chosen, teacher)  # published steps may depend on the teacher's images
+    if share == 1:
+        return whole
+    return dataclasses.replace(whole, **{n: v for n, v in scaled(whole, share).items() if n not in settings})

@@ -1,0 +1,241 @@
+"""Teacher-student pairs of the benchmarks, what each needs, and one run of one of them.
+
+No command of its own: benchmarks/methods.py and robustness.py run them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import mnist
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from record import compress, lines
+
+import edgekd
+from edgekd import Images, save_teacher
+from edgekd.networks import ResNet
+
+RESNET_INPUT = ("--input", "3x32x32", "--mean", ".485,.456,.406", "--std", ".229,.224,.225")
+SVHN_EPOCHS, SVHN_BATCH = 80, 64
+
+
+@dataclass(frozen=True)
+class Pair:
+    title: str  # teacher -> student
+    teacher: tuple[str, ...]  # its file and the options that go with it
+    student: str  # for --student
+    data: tuple[str, ...]  # files needed of the data folder
+    prepare: Callable[[Path, Path, Path], None] | None  # (data, teachers, folder): leaves teacher and test.npz there
+    teachers: tuple[str, ...] = ()  # files needed of the folder of teachers
+    lacking: str = ""  # what edgekd does not have for it yet
+    cuda: bool = False  # too long without a GPU
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run. Its line is known again by everything but the notes."""
+
+    pair: str
+    method: str
+    budget: str
+    options: tuple[str, ...]  # further ones of edgekd compress
+    seed: int
+    notes: Mapping[str, Any] = field(default_factory=dict)  # further entries of the line
+
+
+def decode(deltas: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """CIFAR-10 as it is stored, differences (3, N, H, W) modulo 256 of the planes R-G, G, B-G: RGB (N, H, W, 3)."""
+    x = np.cumsum(np.cumsum(deltas, 2, dtype=np.uint8), 3, dtype=np.uint8)
+    x[0] += x[1]
+    x[2] += x[1]
+    return np.ascontiguousarray(x.transpose(1, 2, 3, 0))
+
+
+def prepare_mnist(data: Path, teachers: Path, folder: Path) -> None:
+    mnist.train_teacher(data / "mnist.npz", folder)
+
+
+def prepare_cifar10(data: Path, teachers: Path, folder: Path, *, teacher: str) -> None:
+    shutil.copy(teachers / teacher, folder / teacher)
+    with np.load(data / "cifar10_test.npz", allow_pickle=False) as coded:
+        np.savez(folder / "test.npz", images=decode(coded["images_delta"]), labels=coded["labels"])
+
+
+def prepare_svhn_mini(data: Path, teachers: Path, folder: Path) -> None:
+    """A ResNet-8 on the 554 training digits, shifted, and inverted since house numbers are as often dark as bright."""
+    with np.load(data / "svhn_mini.npz", allow_pickle=False) as arrays:
+        pixels, labels = arrays["train_images"], torch.from_numpy(arrays["train_labels"]).long()
+        np.savez(folder / "test.npz", images=arrays["test_images"], labels=arrays["test_labels"])
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    facts = Images(3, 32, 32, tuple(x.mean(dim=(0, 2, 3)).tolist()), tuple(x.std(dim=(0, 2, 3)).tolist()))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (facts.mean, facts.std))
+    torch.manual_seed(0)
+    model = ResNet(facts, 10, depth=1, width=16, large_stem=False).train()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    steps = SVHN_EPOCHS * (len(x) // SVHN_BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.1, total_steps=steps)
+    for _ in range(SVHN_EPOCHS):
+        for batch in torch.randperm(len(x))[: len(x) // SVHN_BATCH * SVHN_BATCH].view(-1, SVHN_BATCH):
+            right, down = torch.randint(0, 5, (2,)).tolist()
+            images = F.pad(x[batch], (2, 2, 2, 2), mode="replicate")[..., down : down + 32, right : right + 32]
+            inverted = torch.rand(SVHN_BATCH, 1, 1, 1) < 0.5
+            images = torch.where(inverted, 1 - images, images)
+            loss = F.cross_entropy(model((images - mean) / std), labels[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    save_teacher(model.eval(), folder / "teacher.pt", images=facts, classes=[str(digit) for digit in range(10)])
+
+
+PAIRS: dict[str, Pair] = {
+    "mnist": Pair("LeNet5 -> LeNet5Half", ("teacher.pt",), "lenet:3", ("mnist.npz",), prepare_mnist),
+    "cifar10-resnet8": Pair(
+        "ResNet-20 -> ResNet-8",
+        ("resnet20_cifar10.th", "--arch", "resnet20", *RESNET_INPUT),
+        "resnet8",
+        ("cifar10_test.npz",),
+        partial(prepare_cifar10, teacher="resnet20_cifar10.th"),
+        teachers=("resnet20_cifar10.th",),
+    ),
+    "svhn_mini": Pair(  # a sanity check: 486 test digits tell a working student from a broken one, no more
+        "ResNet-8 -> ResNet-8 of half its width", ("teacher.pt",), "resnet:1x8", ("svhn_mini.npz",), prepare_svhn_mini
+    ),
+    "svhn": Pair(
+        "WRN40-2 -> WRN16-1",
+        ("teacher.pt",),
+        "wrn16-1",
+        ("svhn.npz",),  # the full set, which does not come with the checkout
+        None,
+        lacking="edgekd has no WideResNet family: neither the teacher WRN40-2 nor the student WRN16-1 can be built yet",
+    ),
+    "cifar10-resnet20": Pair(
+        "ResNet-56 -> ResNet-20 (1x1 shortcuts)",
+        ("resnet56_cifar10.th", "--arch", "resnet56", *RESNET_INPUT),
+        "resnet:3x16",
+        ("cifar10_test.npz",),
+        partial(prepare_cifar10, teacher="resnet56_cifar10.th"),
+        teachers=("resnet56_cifar10.th",),
+        cuda=True,
+    ),
+    "cifar10-resnet34": Pair(
+        "ResNet-34 -> ResNet-18",
+        ("teacher.pt",),
+        "resnet18",
+        ("cifar10_train_1of2.npz", "cifar10_train_2of2.npz", "cifar10_test.npz"),
+        None,
+        lacking="edgekd has no ResNet-18 with the small stem of 32x32 images, and no teacher ResNet-34 yet",
+        cuda=True,
+    ),
+}
+
+
+def refusal(name: str, data: Path, teachers: Path) -> str:
+    """Why a pair cannot be run here, in words; empty where it can."""
+    pair = PAIRS[name]
+    reasons = ["needs a CUDA device, and there is none"] if pair.cuda and not torch.cuda.is_available() else []
+    wanted = [data / file for file in pair.data] + [teachers / file for file in pair.teachers]
+    reasons += [f"{path} is not there" for path in wanted if not path.is_file()]
+    return "; ".join([*reasons, pair.lacking] if pair.lacking else reasons)
+
+
+def prepared(name: str, data: Path, teachers: Path, work: Path) -> Path:
+    """The folder with a pair's teacher and test.npz, made on first use and kept: all runs have the same teacher.
+
+    Made in a process of its own, whose memory record.run would else count as that of the runs.
+    """
+    folder, prepare = work / name, PAIRS[name].prepare
+    assert prepare, f"{name} is refused"
+    if not folder.is_dir():
+        print(f"{name}: preparing teacher and test images", flush=True)
+        work.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=work) as temporary:
+            whole = Path(temporary) / name
+            whole.mkdir()
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                pool.submit(prepare, data.resolve(), teachers.resolve(), whole.resolve()).result()
+            os.replace(whole, folder)
+    return folder
+
+
+def key(task: Task) -> str:
+    """What tells a run from another: as a line has it, with edgekd's version."""
+    return json.dumps([task.pair, task.method, task.budget, list(task.options), task.seed, edgekd.__version__])
+
+
+def recorded(out: Path) -> set[str]:
+    """The keys of the lines that are in `out`."""
+    names = ("pair", "method", "budget", "options", "seed", "edgekd")
+    return {json.dumps([line.get(name) for name in names]) for line in lines(out)}
+
+
+def run(task: Task, folder: Path, out: Path) -> dict[str, Any]:
+    """One run of `edgekd compress` beside links to the files of `folder`, its line appended to `out`.
+
+    Raises CalledProcessError; what an unfinished run has left is removed.
+    """
+    pair = PAIRS[task.pair]
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        for file in folder.iterdir():
+            (Path(temporary) / file.name).symlink_to(file.resolve())
+        arguments = [*pair.teacher, "--profile", "cpu", "--precision", "fp32"]  # a bad student may have no true INT8
+        arguments += ["--student", pair.student, "--method", task.method]
+        arguments += ["--budget", task.budget, *task.options, "--eval-data", "test.npz"]
+        extra = {"title": pair.title, "options": list(task.options), **task.notes}
+        return compress(task.pair, arguments, folder=Path(temporary), seed=task.seed, out=out, extra=extra)
+
+
+def run_all(tasks: list[Task], data: Path, teachers: Path, work: Path, out: Path) -> int:
+    """Runs what is not in `out` yet; gives the exit code: 0, or 1 where a run failed that should not have.
+
+    A pair that cannot be run here, and a method that cannot serve a teacher, are said and left out.
+    """
+    failed, refused = 0, {name: refusal(name, data, teachers) for name in {task.pair for task in tasks}}
+    for name in dict.fromkeys(task.pair for task in tasks):
+        if refused[name]:
+            print(f"{name}: left out, {refused[name]}", flush=True)
+    unserved: set[tuple[str, str, str, tuple[str, ...]]] = set()
+    for task in tasks:
+        label = " ".join((f"{task.pair}: {task.method}, budget {task.budget}", *task.options, f"seed {task.seed}"))
+        attempt = (task.pair, task.method, task.budget, task.options)
+        if refused[task.pair] or attempt in unserved:
+            continue
+        if key(task) in recorded(out):
+            print(f"{label}: there already", flush=True)
+            continue
+        folder = prepared(task.pair, data, teachers, work)
+        try:
+            line = run(task, folder, out)
+        except subprocess.CalledProcessError as error:
+            if error.returncode == 130:  # Ctrl-C, and the run was told first
+                raise KeyboardInterrupt from error
+            print(f"{label}: {why(error)}", flush=True)
+            if error.returncode == 2:  # usage: another seed would not mend it
+                unserved.add(attempt)
+            failed |= "E0223" not in (error.output or "")
+        else:
+            print(f"{label}: {line['top1']['fp32']:.2%} in {line['seconds']:.0f} s", flush=True)
+    return failed
+
+
+def why(error: subprocess.CalledProcessError) -> str:
+    """What `edgekd compress --json` says of its failure, in a line."""
+    try:
+        facts = json.loads(error.output)["error"]
+    except (ValueError, TypeError, KeyError):
+        return f"ended with exit code {error.returncode} and no word"
+    return f"{facts['what']} ({facts['why']})" if facts["why"] else str(facts["what"])

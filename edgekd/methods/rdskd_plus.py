@@ -1,0 +1,249 @@
+"""RDSKD+: the three aims of RDSKD under its exponential rule, on images from a prior, a generator or both, in rounds.
+
+RDSKD (Han et al., ICASSP 2021) trains one generator, then the student. Here images are made in rounds between which the
+student learns: a fresh generator per round where there is no prior, else images of the prior that are refined pixel by
+pixel (DeepInversion, CVPR 2020). All stay in a bank and are replayed, warped and mixed; the teacher labels each anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgekd import losses
+from edgekd.augment import cut_mixed, mixed_up, warped
+from edgekd.bank import Bank, normalised
+from edgekd.checkpoint import Checkpoint
+from edgekd.compute import descend, log_student, logits_of
+from edgekd.generator import Pixels, images_from, new_generator
+from edgekd.grid import write_grid
+from edgekd.observe import Observed, look
+from edgekd.prior import Source, open_prior
+from edgekd.types import Run, Sampler, Teacher
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every term can be switched off by a weight of 0; none needs another weight than 1."""
+
+    prior: str | None = None  # none, procedural, photo or a picture's path; None: what measured best
+    prior_images: int = 40_000  # drawn at the start
+    rounds: int = 12  # of making images; the student learns between them
+    image_steps: int = 480  # of the generator or of the refinement, over all rounds
+    image_batch: int = 256  # images per step
+    epoch: int = 60  # image steps between two refreshes of the references
+    generator_width: int = 32  # channels; without a prior
+    latent: int = 100  # length of z; without a prior
+    image_lr: float = 0.05  # Adam, of refined pixels
+    generator_lr: float = 1e-3  # Adam, of the generator
+    authenticity: float = 1.0  # OH, or the cross entropy with a balanced label where images are refined
+    balance: float = 1.0  # IE
+    diversity: float = 1.0  # within classes, of the generator's images
+    batch_norm: float = 1.0  # the teacher's statistics, where it has any
+    adversarial: float = 1.0  # images on which the student errs, after a third of the rounds
+    increments: bool = True  # the exponential rule; without it plain sums
+    student_steps: int = 4_000
+    batch: int = 256  # images per student step
+    made_share: float = 0.5  # of a student's batch from the made images, the rest from the prior
+    student_lr: float = 4e-3  # Adam's at its highest; one cycle
+    temperature: float = 4.0  # of the distillation loss
+    warp: float = 1.0  # strength of turning, scaling, shifting; 0: none
+    patience: int = 4  # rounds without a gain in agreement on images held out, after which the end is near; 0: none
+    mixed: float = 0.5  # share of the student's steps whose images are blended or cut together
+
+
+BUDGETS: Mapping[str, Config] = {
+    "fast": Config(),
+    "good": Config(rounds=24, image_steps=1_920, student_steps=16_000),
+    "best": Config(rounds=48, image_steps=7_680, student_steps=64_000),
+}
+
+SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
+LARGEST = 100_000  # images in the bank of made ones
+HELD_OUT, FLAT = 512, 0.002  # images on which agreement is watched; a smaller gain is none
+CHUNK = 1_000  # images of the prior drawn at once
+
+
+def derived(config: Config, teacher: Teacher) -> Config:
+    """The same settings with the prior chosen, and without what the teacher does not have."""
+    prior = config.prior or ("procedural" if teacher.images.channels == 1 else "photo")
+    open_prior(prior, teacher.images)  # says now what is missing
+    return replace(config, prior=prior, batch_norm=config.batch_norm if look(teacher).batch_norms else 0.0)
+
+
+def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> Sampler:
+    """Trains `student` in place on images that no customer made; gives a sampler of further such images.
+
+    The student's last state counts; nothing here can open a data set. Same run.seed, same result, on one device type.
+    """
+    config, facts, classes = derived(config, teacher), teacher.images, len(teacher.classes)
+    rng = torch.Generator(run.device).manual_seed(run.seed)
+    pens = torch.Generator().manual_seed(run.seed)  # of the prior, which is drawn on the CPU
+    source = open_prior(config.prior or "none", facts)
+    image_steps, student_steps = config.image_steps // config.rounds, config.student_steps // config.rounds
+    kept = config.image_batch * (1 if source else -(-image_steps // 2))  # images of a round
+    given = Bank(run.folder / "prior.u8", facts, capacity=max(1, config.prior_images), classes=classes)
+    made = Bank(run.folder / "made.u8", facts, capacity=max(1, min(LARGEST, config.rounds * kept)), classes=classes)
+    maker = _maker(source, config, teacher, run, round_=0)
+    optim_m = torch.optim.Adam(maker.parameters(), config.image_lr if source else config.generator_lr, (0.5, 0.999))
+    optim_s = torch.optim.Adam(student.parameters(), config.student_lr)
+    checkpoint = Checkpoint(
+        run.folder / "distillation.ckpt",
+        rng=rng, pens=pens, given=given, made=made, maker=maker, optim_m=optim_m, student=student, optim_s=optim_s,
+    )  # fmt: skip
+    begin: dict[str, Any] = {"round": 0, "image": 0, "student": 0, "references": {}, "agreements": []}
+    at = checkpoint.restore(begin | {"rounds": config.rounds})
+
+    def sample(n: int) -> Tensor:
+        with torch.no_grad():
+            if source:
+                return normalised(source(n, pens).to(run.device), facts)
+            return images_from(maker, torch.randn(n, config.latent, generator=rng, device=run.device))
+
+    while source and given.added < config.prior_images:
+        pixels = source(min(CHUNK, config.prior_images - given.added), pens)
+        with torch.no_grad():
+            given.add_pixels(pixels, logits_of(teacher.model, normalised(pixels.to(run.device), facts)))
+        run.log("prior", given.added, config.prior_images)
+        checkpoint.keep(at)
+
+    student.train()
+    while (round_ := at["round"]) < at["rounds"]:
+        for step in range(at["image"], image_steps):
+            if step == 0:  # a fresh generator, or fresh images to refine
+                maker.load_state_dict(_maker(source, config, teacher, run, round_).state_dict())
+                if isinstance(maker, Pixels):
+                    maker.images.data.copy_(given.sample(config.image_batch, rng, balanced=True)[0])
+                optim_m.state.clear()
+            x = images_from(maker, torch.randn(config.image_batch, config.latent, generator=rng, device=run.device))
+            observed = Observed()
+            with observed:
+                logits = logits_of(teacher.model, x)
+            terms = _terms(config, x, logits, observed, refined=source is not None)
+            if config.adversarial and round_ >= config.rounds // 3:
+                student.eval()
+                terms["adversarial"] = losses.masked_adversarial(student=logits_of(student, x), teacher=logits)
+                student.train()
+            if step % config.epoch == 1 or step == 0:  # as published: the value at an epoch's second step
+                at["references"] = {name: term.item() for name, term in terms.items()}
+            loss_m = torch.stack([
+                getattr(config, name) * losses.bounded_increment(
+                    term, x.new_tensor(at["references"][name]) if config.increments else term, scale=SCALES[name]
+                )
+                for name, term in terms.items()
+            ]).sum()  # fmt: skip
+            descend(loss_m, optim_m)
+            if step == image_steps - 1 or (step >= image_steps // 2 and not source):
+                made.add(x.detach(), logits)
+            if step % 20 == 0 or step == image_steps - 1:
+                figures = {name: term.item() for name, term in terms.items()}
+                run.log("images", round_ * image_steps + step + 1, config.rounds * image_steps, **figures)
+            at["image"] = step + 1
+            checkpoint.keep(at)
+        if len(at["agreements"]) == round_:  # on images of a generator, or strokes, that the student has not seen
+            at["agreements"].append(_agreement(teacher.model, student, sample(HELD_OUT)))
+            at["rounds"] = _rounds(config, at["agreements"], at["rounds"])
+            run.log("held out", round_ + 1, at["rounds"], agreement=at["agreements"][-1])
+            write_grid(*(made if len(made) else given).latest(512), run.folder / "images.png")
+        of = at["rounds"] * student_steps
+        for step in range(at["student"], student_steps):
+            optim_s.param_groups[0]["lr"] = config.student_lr * one_cycle((round_ * student_steps + step) / of)
+            fresh = config.batch - (round(config.batch * config.made_share) if len(made) else 0)
+            first = given.sample(fresh, rng, balanced=True) if source else (sample(fresh), None)
+            x, known = _lesson(config, step, first, made, rng)
+            with torch.no_grad():
+                target = logits_of(teacher.model, x) if known is None else known
+            guess = logits_of(student, x)
+            loss = losses.distillation(student=guess, teacher=target, temperature=config.temperature)
+            descend(loss, optim_s)
+            log_student(run, round_ * student_steps + step, of, loss=loss, guess=guess, target=target)
+            at["student"] = step + 1
+            checkpoint.keep(at)
+        at |= {"round": round_ + 1, "image": 0, "student": 0}
+    student.eval()
+    maker.eval()
+    return sample
+
+
+def _maker(source: Source | None, config: Config, teacher: Teacher, run: Run, round_: int) -> nn.Module:
+    """What makes the images of a round: its own generator, or the pixels themselves where there is a prior."""
+    facts = teacher.images
+    if source:
+        blank = torch.zeros(config.image_batch, facts.channels, facts.height, facts.width, device=run.device)
+        return Pixels(blank)
+    seed = 1_000 * run.seed + round_  # one generator per round: what one of them cannot show, another may
+    return new_generator(
+        facts, latent=config.latent, width=config.generator_width, seed=seed, device=run.device
+    ).train()
+
+
+def _terms(config: Config, x: Tensor, logits: Tensor, observed: Observed, *, refined: bool) -> dict[str, Tensor]:
+    """The losses of images (N, C, H, W) by their names in Config."""
+    if refined:  # balanced by the classes that are asked for
+        wanted = torch.arange(len(x), device=x.device) % logits.shape[1]
+        terms = {"authenticity": F.cross_entropy(logits.float(), wanted)}
+    else:
+        terms = {
+            "authenticity": losses.one_hot(logits),
+            "balance": losses.information_entropy(logits),
+            "diversity": losses.pair_diversity(x, logits),
+        }
+    if config.batch_norm:
+        terms["batch_norm"] = losses.batch_norm(observed.batch_norms)
+    return terms
+
+
+def _lesson(
+    config: Config, step: int, first: tuple[Tensor, Tensor | None], made: Bank, rng: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """A student's batch (N, C, H, W), and the teacher's logits (N, K) where they are still true.
+
+    first: images of the prior with their logits, or fresh ones of the generator.
+    """
+    x, known = first
+    if len(x) < config.batch:
+        replayed, logits = made.sample(config.batch - len(x), rng, balanced=True)
+        x, known = torch.cat([x, replayed]), None if known is None else torch.cat([known, logits])
+    if config.warp:
+        x = warped(x, rng, strength=config.warp, mirror=x.shape[1] == 3)
+    mix = (step + 1) * config.mixed % 1 < config.mixed  # evenly spread over the steps
+    if mix:
+        x = mixed_up(x, rng) if step % 2 else cut_mixed(x, rng)
+    return x, None if config.warp or mix else known
+
+
+@torch.no_grad()
+def _agreement(teacher: nn.Module, student: nn.Module, x: Tensor) -> float:
+    """How often both choose the same class of images (N, C, H, W), in [0, 1]; the student in eval mode."""
+    student.eval()
+    same = logits_of(student, x).argmax(dim=1) == logits_of(teacher, x).argmax(dim=1)
+    student.train()
+    return same.float().mean().item()
+
+
+def _rounds(config: Config, agreements: list[float], rounds: int) -> int:
+    """How many rounds there are: a fifth of all once the agreement has been flat for `patience` rounds, else `rounds`.
+
+    The last ones are always learnt, at a falling rate: stopping at a high rate would waste what was learnt.
+    """
+    last, before = agreements[-config.patience :], agreements[: -config.patience]
+    ending = len(agreements) + config.rounds // 5
+    flat = config.patience and before and max(last) < max(before) + FLAT
+    return min(rounds, ending) if flat else rounds
+
+
+def one_cycle(done: float) -> float:
+    """The learning rate's share of its highest value after a share `done` of the steps: up for a tenth, cosine down.
+
+    Smith and Topin, Super-Convergence, 2018.
+    """
+    rising = 0.1
+    if done < rising:
+        return 0.04 + 0.96 * done / rising
+    return 0.5 * (1 + math.cos(math.pi * (done - rising) / (1 - rising)))

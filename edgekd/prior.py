@@ -1,0 +1,183 @@
+"""Images that no customer made: procedural ones, and crops of a photograph. A start for the bank, beside the generator.
+
+Every function gives uint8 (n, C, H, W) on the CPU from a torch.Generator: same generator, same images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgekd.errors import EnvironmentLacking, InputError
+from edgekd.files import nearest
+from edgekd.types import Images
+
+NAMES = ("none", "procedural", "photo")  # beside them: the path of a picture
+LEAVES = 16  # shapes per dead-leaves image
+CURVES, POINTS = 3, 40  # strokes per image at most, points per stroke
+Source = Callable[[int, torch.Generator], Tensor]  # (n, rng) -> uint8 (n, C, H, W)
+
+
+def open_prior(name: str, images: Images) -> Source | None:
+    """The source that `--prior` names: None for "none", else a function that draws images of the teacher's size.
+
+    "procedural": strokes for grayscale, dead leaves for colour. "photo": crops of scikit-learn's two sample
+    photographs (CC BY 2.0). Otherwise a path: crops of that picture. Raises InputError for a file that is no picture.
+    """
+    if name == "none":
+        return None
+    if name == "procedural":
+        return lambda n, rng: (strokes if images.channels == 1 else dead_leaves)(n, images, rng)
+    pictures = _sample_photographs() if name == "photo" else [_picture(Path(name))]
+    pyramids = [_pyramid(picture, images) for picture in pictures]
+    return lambda n, rng: crops(n, pyramids, images, rng)
+
+
+def strokes(n: int, images: Images, rng: torch.Generator) -> Tensor:
+    """One to three pen strokes per image: quadratic Bezier curves, the first often an arc of an ellipse.
+
+    Bright on dark where the teacher's images are dark on average (mean below a half), else dark on bright.
+    """
+    h, w = images.height, images.width
+    size, t = torch.tensor([h, w]), torch.linspace(0, 1, POINTS)[:, None]
+    a, b, c = (0.1 + 0.8 * torch.rand(3, n, CURVES, 1, 2, generator=rng)).unbind()
+    curves = (1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c  # (n, CURVES, POINTS, 2), in units of the side
+    centre, radius = 0.25 + 0.5 * torch.rand(n, 1, 2, generator=rng), 0.06 + 0.22 * torch.rand(n, 1, 2, generator=rng)
+    start, extent = torch.rand(2, n, 1, 1, generator=rng).unbind()
+    angle = 2 * math.pi * (start + t * (0.4 + 1.2 * extent).clamp_max(1))  # four of ten are closed
+    arc = centre + radius * torch.cat([angle.cos(), angle.sin()], dim=-1)
+    curved = torch.rand(n, 1, 1, generator=rng) < 0.4
+    curves[:, 0] = torch.where(curved, arc, curves[:, 0])
+    count = torch.randint(1, CURVES + 1, (n, 1), generator=rng)
+    curves[torch.arange(CURVES) >= count] = math.inf
+    pixels = torch.cartesian_prod(torch.arange(h), torch.arange(w)) + 0.5
+    points = (curves * size).nan_to_num(posinf=1e4).flatten(1, 2)
+    distance = torch.cat([torch.cdist(pixels, part).amin(-1) for part in points.split(1000)])  # (n, H * W)
+    width = (0.05 + 0.09 * torch.rand(n, 1, generator=rng)) * math.sqrt(h * w)
+    ink = (width / 2 - distance + 0.5).clamp(0, 1) * (0.6 + 0.4 * torch.rand(n, 1, generator=rng))
+    if sum(images.mean) / images.channels > 0.5:
+        ink = 1 - ink
+    return (255 * ink).round().to(torch.uint8).view(n, 1, h, w).expand(n, images.channels, h, w)
+
+
+def dead_leaves(n: int, images: Images, rng: torch.Generator) -> Tensor:
+    """Overlapping ellipses and rectangles of all sizes, each filled with a colour and 1/f noise.
+
+    Shapes of all scales occlude each other as things in photographs do (Lee, Mumford, Huang, 2001; as training
+    images: Baradad et al., Learning to See by Looking at Noise, NeurIPS 2021).
+    """
+    shape = (n, images.channels, images.height, images.width)
+    y = torch.linspace(-1, 1, images.height)[:, None]
+    x = torch.linspace(-1, 1, images.width)
+    canvas = _coloured_noise(shape, rng)
+    for _ in range(LEAVES):
+        u = torch.rand(n, 8, 1, 1, generator=rng).unbind(1)
+        radius = 0.15 * 10 ** u[0]  # of half the side: every scale as often
+        aspect, turn = 0.4 + 1.2 * u[1], math.pi * u[2]
+        dy, dx = y - (2.4 * u[3] - 1.2), x - (2.4 * u[4] - 1.2)
+        along, across = dx * turn.cos() + dy * turn.sin(), (dy * turn.cos() - dx * turn.sin()) / aspect
+        round_one = along.square() + across.square() < radius.square()
+        square_one = torch.maximum(along.abs(), across.abs()) < 0.8 * radius
+        inside = torch.where(u[5] < 0.6, round_one, square_one)  # (n, H, W)
+        fill = _coloured_noise(shape, rng)
+        canvas = torch.where(inside[:, None], fill, canvas)
+    return (255 * canvas).round().to(torch.uint8)
+
+
+def _coloured_noise(shape: tuple[int, int, int, int], rng: torch.Generator) -> Tensor:
+    """Noise of spectrum 1/f around one colour per image, of a random contrast; (N, C, H, W) in [0, 1]."""
+    n, c, h, w = shape
+    frequency = (torch.fft.fftfreq(h)[:, None].square() + torch.fft.rfftfreq(w).square()).sqrt()
+    frequency[0, 0] = math.inf  # no mean: that is the colour
+    white = torch.randn(n, 1, h, w, generator=rng) + 0.3 * torch.randn(n, c, h, w, generator=rng)
+    spectrum = torch.fft.rfft2(white) / frequency
+    noise = torch.fft.irfft2(spectrum, s=(h, w))
+    noise = noise / noise.flatten(1).std(dim=1).clamp_min(1e-6).view(n, 1, 1, 1)
+    gray, contrast = torch.rand(2, n, 1, 1, 1, generator=rng)
+    tint = 0.4 * (torch.rand(n, c, 1, 1, generator=rng) - 0.5)  # colours of things are near to gray
+    coloured: Tensor = (gray + tint + 0.15 * contrast * noise).clamp(0, 1)
+    return coloured
+
+
+def crops(n: int, pyramids: list[list[Tensor]], images: Images, rng: torch.Generator) -> Tensor:
+    """Random crops of photographs: any place, sizes from the image's own to the whole picture, turned, mirrored,
+    brightness and colour changed.
+
+    One picture so augmented is enough to distil from (Asano and Saeed, The Augmented Image Prior, ICLR 2023).
+    pyramids: per photograph, float (C, H, W) in [0, 1], each next one of half the size.
+    """
+    out = torch.empty(n, images.channels, images.height, images.width)
+    which = torch.randint(len(pyramids), (n,), generator=rng)
+    for index, levels in enumerate(pyramids):
+        chosen = (which == index).nonzero()[:, 0]
+        u = torch.rand(9, len(chosen), generator=rng)
+        _, height, width = levels[0].shape
+        longest = min(height / images.height, width / images.width)  # photograph's pixels per pixel of the crop
+        zoom = longest ** u[0]  # 1 to longest, every scale as often
+        level = zoom.log2().floor().long().clamp(0, len(levels) - 1)
+        turn, squeeze = (u[1] - 0.5) * 0.7, torch.exp((u[2] - 0.5) * 0.5)
+        mirror = torch.where(u[3] < 0.5, -1.0, 1.0)
+        sy, sx = zoom * images.height / height * squeeze, zoom * images.width / width / squeeze
+        theta = torch.zeros(len(chosen), 2, 3)
+        theta[:, 0, 0], theta[:, 0, 1] = mirror * sx * turn.cos(), -sx * turn.sin()
+        theta[:, 1, 0], theta[:, 1, 1] = mirror * sy * turn.sin(), sy * turn.cos()
+        theta[:, 0, 2] = (2 * u[4] - 1) * (1 - sx).clamp_min(0)
+        theta[:, 1, 2] = (2 * u[5] - 1) * (1 - sy).clamp_min(0)
+        for step in level.unique().tolist():
+            here = (level == step).nonzero()[:, 0]
+            grid = F.affine_grid(theta[here], [len(here), 1, images.height, images.width], align_corners=False)
+            picture = levels[step].expand(len(here), -1, -1, -1)
+            out[chosen[here]] = F.grid_sample(picture, grid, padding_mode="reflection", align_corners=False)
+    contrast, bright = torch.exp(0.6 * (torch.rand(2, n, 1, 1, 1, generator=rng) - 0.5))
+    tint = torch.exp(0.4 * (torch.rand(n, images.channels, 1, 1, generator=rng) - 0.5))
+    mean = out.mean(dim=(1, 2, 3), keepdim=True)
+    out = ((out - mean) * contrast + mean) * bright * tint
+    pixels: Tensor = (255 * out).round().clamp(0, 255).to(torch.uint8)
+    return pixels
+
+
+def _pyramid(picture: Tensor, images: Images) -> list[Tensor]:
+    """uint8 (3, H, W) -> float levels of the channels the teacher takes, each half the one before."""
+    level = picture.float() / 255
+    if images.channels == 1:
+        level = (level * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
+    elif images.channels != 3:
+        raise InputError(f"a photograph has no {images.channels} channels", code="E0361", fix="use --prior procedural")
+    levels = [level]
+    while min(levels[-1].shape[1:]) >= 2 * max(images.height, images.width):
+        levels.append(F.avg_pool2d(levels[-1], 2))
+    return levels
+
+
+def _sample_photographs() -> list[Tensor]:
+    try:
+        from sklearn.datasets import load_sample_images
+    except ImportError as error:
+        raise EnvironmentLacking(
+            "the prior 'photo' is scikit-learn's sample photographs, and scikit-learn is not installed",
+            code="E0405",
+            fix="pip install scikit-learn, or use a picture of your own (--prior picture.jpg) or --prior procedural",
+        ) from error
+    return [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in load_sample_images().images]
+
+
+def _picture(path: Path) -> Tensor:
+    from PIL import Image, UnidentifiedImageError
+
+    if not path.is_file():
+        raise InputError(
+            f"--prior {path}: neither a prior nor a picture.{nearest(str(path), NAMES)}",
+            code="E0360",
+            fix=f"one of {', '.join(NAMES)}, or the path of a picture",
+        )
+    try:
+        with Image.open(path) as picture:
+            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} is not a picture that can be read", code="E0360", why=str(error)) from error

@@ -1,0 +1,218 @@
+"""The benchmarks' own arithmetic: decoding, which runs are skipped, what the tables say. Nothing is trained here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgekd
+from edgekd.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+CIFAR_TEST = "27f7d008727f5b9a8f5b01f61503d2f52d3ba7f5ffb2c331b5b82775de2e2d72"  # of the decoded bytes
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def line(seed: int, top1: float, **changes: Any) -> dict[str, Any]:
+    """A line as methods.py writes it, made by hand."""
+    return {
+        "pair": "mnist", "seed": seed, "options": [], "top1": {"fp32": top1, "teacher": 0.99}, "seconds": 60.0 + seed,
+        "peak_mb": 700, "command": "edgekd compress teacher.pt", "machine": "a machine", "device": "cpu",
+        "method": "dafl", "budget": "fast", "prior": "none", "settings": {"batch": 4}, "samples": 500_000,
+        "curve": [[1.0, 0.5], [2.0, 0.75]], "edgekd": edgekd.__version__,
+    } | changes  # fmt: skip
+
+
+def write(path: Path, found: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(one) + "\n" for one in found), encoding="utf-8")
+    return path
+
+
+def test_cifar_decodes_what_was_encoded() -> None:
+    from pairs import decode
+
+    rgb = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    r, g, b = rgb.transpose(3, 0, 1, 2)
+    planes = np.stack([r - g, g, b - g])
+    deltas = np.diff(np.diff(planes, axis=2, prepend=np.uint8(0)), axis=3, prepend=np.uint8(0))
+    assert deltas.dtype == np.uint8
+    assert np.array_equal(decode(deltas), rgb)
+
+
+@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs the CIFAR-10 test set in ../shared")
+def test_cifar_decodes_to_the_documented_bytes() -> None:
+    from pairs import decode
+
+    with np.load(SHARED / "data" / "cifar10_test.npz") as coded:
+        images = decode(coded["images_delta"])
+    assert images.shape == (10_000, 32, 32, 3) and hashlib.sha256(images.tobytes()).hexdigest() == CIFAR_TEST
+
+
+def test_a_run_that_is_there_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import methods
+
+    for name in ("mnist.npz", "work"):  # neither is opened
+        (tmp_path / name).touch()
+    out = write(tmp_path / "out.jsonl", [line(0, 0.9), line(1, 0.9)])
+    before = out.read_text(encoding="utf-8")
+    asked = ["--pairs", "mnist", "--methods", "dafl", "--seeds", "0", "1", "--data", str(tmp_path)]
+    assert methods.main([*asked, "--work", str(tmp_path / "work"), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.count("there already") == 2 and out.read_text(encoding="utf-8") == before
+
+
+def test_a_run_is_another_one_by_each_part_of_its_key(tmp_path: Path) -> None:
+    from pairs import Task, key, recorded
+
+    there = recorded(write(tmp_path / "out.jsonl", [line(0, 0.9, options=["--set=batch=4"])]))
+    assert key(Task("mnist", "dafl", "fast", ("--set=batch=4",), 0)) in there
+    others = [
+        Task("svhn_mini", "dafl", "fast", ("--set=batch=4",), 0),
+        Task("mnist", "mskd", "fast", ("--set=batch=4",), 0),
+        Task("mnist", "dafl", "paper", ("--set=batch=4",), 0),
+        Task("mnist", "dafl", "fast", (), 0),
+        Task("mnist", "dafl", "fast", ("--set=batch=4",), 1),
+    ]
+    assert not {key(task) for task in others} & there
+    assert key(others[-1]) not in recorded(write(tmp_path / "old.jsonl", [line(1, 0.9, edgekd="0.0.1")]))
+
+
+def test_damaged_line_is_named(tmp_path: Path) -> None:
+    from record import lines
+
+    path = write(tmp_path / "out.jsonl", [line(0, 0.9)])
+    path.write_text(path.read_text(encoding="utf-8") + '{"pair": "mn', encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2"):
+        lines(path)
+    assert lines(tmp_path / "none.jsonl") == []
+
+
+def test_pairs_that_cannot_be_run_say_why(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                          monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    import methods
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = ["--pairs", "svhn", "cifar10-resnet34", "cifar10-resnet20", "mnist", "--data", str(tmp_path)]
+    assert methods.main([*asked, "--teachers", str(tmp_path), "--out", str(tmp_path / "out.jsonl")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 4 and "WideResNet" in said[0] and all("CUDA" in text for text in said[1:3])
+    assert "mnist.npz is not there" in said[3] and not (tmp_path / "out.jsonl").exists()
+
+
+def test_what_a_finished_folder_says(tmp_path: Path) -> None:
+    from record import training
+
+    config = {"batch": 256, "student_batch": 64, "student_per_generator": 5, "prior": "/a/picture.jpg"}
+    manifest = {
+        "method": {"name": "dfad", "budget": "fast", "config": config, "seed": 0},
+        "teacher": {"sha256": "0"},
+        "made_with": {"edgekd": "0.1.0", "device": "cpu"},
+    }
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    log = [{"time_s": 0.5, "phase": "prior", "step": 9}]
+    log += [
+        {"time_s": float(step), "phase": "joint", "step": step, "agreement": step / 1000} for step in range(1, 1001)
+    ]
+    write(tmp_path / "log.jsonl", log)
+    found = training(tmp_path)
+    assert found["samples"] == 1000 * 5 * 64 and found["prior"] == "picture" and found["train_seconds"] == 1000
+    assert len(found["curve"]) == 50 and found["curve"][0] == [1.0, 0.001] and found["curve"][-1] == [1000.0, 1.0]
+
+
+def test_memory_of_a_command(tmp_path: Path) -> None:
+    from record import run
+
+    output, peak_mb = run([sys.executable, "-c", "print(len(b'x' * 200_000_000))"], tmp_path)
+    assert output == "200000000\n" and peak_mb > 200
+    missed = "print('{}'); raise SystemExit(1)"  # a limit of the profile
+    assert run([sys.executable, "-c", missed], tmp_path)[0] == "{}\n"
+    for failing in ("raise SystemExit(1)", "print('{}'); raise SystemExit(3)"):
+        with pytest.raises(subprocess.CalledProcessError):
+            run([sys.executable, "-c", failing], tmp_path)
+
+
+def test_table_of_hand_made_lines() -> None:
+    from table import methods
+
+    found = [line(0, 0.80), line(1, 0.90), line(2, 0.94), line(0, 0.95, prior="procedural", settings={"batch": 5})]
+    found += [line(2, 0.91), line(0, 0.1, cell="as set", grid="dafl"), {"pair": "digits", "seed": 0}]
+    heads, rows = methods(found)
+    none, prior = (dict(zip(heads, row, strict=True)) for row in rows)
+    assert none["prior"] == "none" and none["seeds"] == "3" and none["seconds"] == "61" and none["samples"] == "0.5 M"
+    assert none["top-1"] == "87.00 ± 6.08" and none["teacher"] == "99.00"  # 0.80, 0.90 and the later 0.91
+    assert prior["prior"] == "procedural" and prior["seeds"] == "1" and prior["top-1"] == "95.00"
+
+
+def test_other_settings_and_versions_are_other_rows() -> None:
+    from table import methods
+
+    found = [line(0, 0.8), line(1, 0.9, settings={"batch": 8}, command="edgekd compress --set=batch=8 --seed 1")]
+    found += [line(2, 0.7, edgekd="0.0.1")]
+    rows = methods(found)[1]
+    assert sorted((row[3], row[6]) for row in rows) == [("fast", "70.00"), ("fast", "80.00"), ("fast batch=8", "90.00")]
+
+
+def test_robustness_of_hand_made_lines() -> None:
+    from table import robustness
+
+    cells = {"as set": 0.96, "student_lr x2": 0.90, "batch x2": 0.93}
+    found = [line(0, top1, grid="dafl", cell=cell) for cell, top1 in cells.items()] + [line(0, 0.1)]
+    heads, rows = robustness(found)
+    figures = dict(zip(heads, rows[0], strict=True))
+    assert len(rows) == 1 and figures["cells"] == "3" and figures["mean"] == "93.00" and figures["min"] == "90.00"
+    assert figures["max - min"] == "6.00" and figures["std"] == "3.00" and figures["worst cell"] == "student_lr x2"
+
+
+def test_shown_as_markdown_and_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import table
+
+    out = write(tmp_path / "out.jsonl", [line(0, 0.8), {"pair": "digits"}])
+    assert table.main([str(out), "--markdown"]) == 0
+    shown = capsys.readouterr().out
+    assert "| mnist | 99.00 | dafl | fast | none | 1 | 80.00 |" in shown and "1 lines without a method" in shown
+    assert table.main([str(out)]) == 0
+    assert "80.00" in capsys.readouterr().out
+
+
+def test_plots_or_a_line_about_matplotlib(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import table
+
+    out = write(tmp_path / "out.jsonl", [line(0, 0.8)])
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+        assert table.main([str(out), "--plots", str(tmp_path / "plots")]) == 0
+    assert "matplotlib is not installed" in capsys.readouterr().out
+    pytest.importorskip("matplotlib")
+    assert table.plot([line(0, 0.8), line(1, 0.9)], tmp_path / "plots", "svg") == [tmp_path / "plots" / "mnist.svg"]
+    assert "agreement" in (tmp_path / "plots" / "mnist.svg").read_text(encoding="utf-8")
+
+
+def test_grids_name_settings_that_exist_and_are_on() -> None:
+    from robustness import GRIDS, cells
+
+    for name, grid in GRIDS.items():
+        known = {field.name for field in fields(METHODS[grid.method].Config)}
+        names = {*grid.weights, *grid.rates, *grid.batches}
+        assert names <= known, name
+        config: dict[str, Any] = {n: 256 if "batch" in n else 1.5 for n in names}
+        single = 1 + 2 * (len(grid.weights) + len(grid.rates) + 1)
+        found = cells(grid, config)
+        assert len(found) == single and len(cells(grid, config, corners=True)) == single + 4
+        assert found["as set"] == {} and found["student_lr x0.5"] == {"student_lr": 0.75}
+        assert set(found["batch x2"].values()) == {512}
