@@ -32,7 +32,6 @@ def parser_of(description: str | None, *, out: str) -> argparse.ArgumentParser:
     parser.add_argument("--budget", default="fast", help="of every method; samples and seconds are in the results")
     parser.add_argument("--out", type=Path, default=results)
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks"), help="prepared teachers are kept here")
-    parser.add_argument("options", nargs="*", help="further options of edgekd compress, behind --")
     return parser
 
 
@@ -41,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("options", nargs="*", help="further options of edgekd compress, behind --")
     given = parser.parse_args(arguments)
     tasks = [  # a whole row of methods before the next seed
         Task(pair, method, given.budget, tuple(given.options), seed)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 POINTS = 50  # of a learning curve in the results
+LEARNING = ("student", "joint")  # phases of a log in which the student learns
 RSS_BYTES = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss
 
 
@@ -89,7 +90,7 @@ def training(folder: Path) -> dict[str, Any]:
     manifest = json.loads((folder / "bundle" / "manifest.json").read_text(encoding="utf-8"))
     recipe, config = manifest["method"], manifest["method"]["config"]
     log = lines(folder / "log.jsonl")
-    learnt = [line for line in log if "agreement" in line]
+    learnt = [line for line in log if line["phase"] in LEARNING]
     steps = learnt[-1]["step"] * config.get("student_per_generator", 1)  # DFAD counts its generator's
     prior = config.get("prior", "none")
     return {

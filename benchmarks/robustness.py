@@ -1,7 +1,7 @@
 """Robustness over settings: a student's top-1 on MNIST over a grid of loss weights, learning rates and batch sizes.
 
     python benchmarks/robustness.py [--data ../shared/data] [--grids rdskd dafl ...] [--corners] [--share 0.5]
-        [--seed 0] [--out benchmarks/results/robustness.jsonl] [-- COMPRESS OPTIONS]
+        [--seed 0] [--budget fast] [--set NAME=VALUE ...] [--out benchmarks/results/robustness.jsonl]
 
 One factor at a time around the budget's own settings: each weight x0.2 and x5, each learning rate and the batch x0.5
 and x2; --corners adds all rates and the batch together, four cells. --share scales the budget's steps. One JSON line
@@ -11,6 +11,7 @@ the figure is how little the choice matters.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,23 +100,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--corners", action="store_true")
     parser.add_argument("--share", type=float, default=0.5, help="of the budget's steps")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of every cell")
     given = parser.parse_args(arguments)
+    named = {name: json.loads(value) for name, _, value in (setting.partition("=") for setting in given.set)}
     reason = refusal("mnist", given.data, given.teachers)
     if reason:
         print(f"mnist: {reason}")
         return 1
     try:
         teacher = load_teacher(prepared("mnist", given.data, given.teachers, given.work) / "teacher.pt")
-        tasks = []
+        around, tasks = " ".join([given.budget, f"steps x{given.share:g}", *given.set]), []
         for name in given.grids:
             grid = GRIDS[name]
-            prior = {"prior": grid.prior} if grid.prior else {}
-            config = vars(configure(grid.method, given.budget, prior, teacher))
+            chosen = {"prior": grid.prior, **named} if grid.prior else named
+            config = vars(configure(grid.method, given.budget, chosen, teacher))
             for cell, changed in cells(grid, config, corners=given.corners).items():
-                settings = shortened(config, given.share) | changed
+                settings = shortened(config, given.share) | named | changed
                 options = [f"--prior={grid.prior}"] if grid.prior else []
-                options += [*(f"--set={n}={v}" for n, v in settings.items()), *given.options]
-                notes = {"grid": name, "cell": cell}
+                options += [f"--set={n}={json.dumps(v)}" for n, v in settings.items()]
+                notes = {"grid": name, "cell": cell, "around": around}
                 tasks.append(Task("mnist", grid.method, given.budget, tuple(options), given.seed, notes))
         status = run_all(tasks, given.data, given.teachers, given.work, given.out)
     except KeyboardInterrupt:

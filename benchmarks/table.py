@@ -68,7 +68,7 @@ def methods(found: Iterable[Line]) -> Table:
         )
         seconds, peak_mb, samples = ([line[name] for line in runs] for name in ("seconds", "peak_mb", "samples"))
         rows.append([
-            pair, percent(teacher[:1]) if teacher else "-", method, budget, prior, str(len(runs)),
+            pair, percent(sorted(set(teacher))) if teacher else "-", method, budget, prior, str(len(runs)),
             percent(student) if student else "-", f"{statistics.mean(seconds):,.0f}",
             f"{statistics.mean(samples) / 1e6:.3g} M", f"{max(peak_mb):,.0f}", version,
         ])  # fmt: skip
@@ -80,15 +80,15 @@ def robustness(found: Iterable[Line]) -> Table:
     grids: dict[tuple[str, str, str, str], dict[tuple[str, int], float]] = defaultdict(dict)
     for line in found:
         if "cell" in line and line["top1"]["fp32"] is not None:
-            name = (line["grid"], line["prior"], line["budget"], line["edgekd"])
+            name = (line["grid"], line["prior"], line["around"], line["edgekd"])
             grids[name][line["cell"], line["seed"]] = line["top1"]["fp32"]
     rows = []
-    for (grid, prior, budget, version), cells in sorted(grids.items()):
+    for (grid, prior, around, version), cells in sorted(grids.items()):
         values = list(cells.values())
         worst = min(cells, key=lambda cell: cells[cell])[0]
         figures = (statistics.mean(values), min(values), max(values) - min(values), spread(values))
-        rows.append([grid, prior, budget, str(len(cells)), *(f"{100 * f:.2f}" for f in figures), worst, version])
-    return ["grid", "prior", "budget", "cells", "mean", "min", "max - min", "std", "worst cell", "edgekd"], rows
+        rows.append([grid, prior, around, str(len(cells)), *(f"{100 * f:.2f}" for f in figures), worst, version])
+    return ["grid", "prior", "around", "cells", "mean", "min", "max - min", "std", "worst cell", "edgekd"], rows
 
 
 def show(title: str, heads: list[str], rows: list[list[str]], *, markdown: bool) -> None:

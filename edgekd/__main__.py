@@ -70,7 +70,9 @@ def compress(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder; the same one resumes.")] = None,
     latency: Annotated[str | None, typer.Option(help="Limit instead of the profile's, e.g. 2ms.")] = None,
     precision: Annotated[str, typer.Option(help="fp32, int8, or auto: all that the profile names.")] = "auto",
-    student: Annotated[str, typer.Option(help="auto, resnet, lenet, or one exactly: resnet:1x16, lenet:3.")] = "auto",
+    student: Annotated[
+        str, typer.Option(help="auto, resnet, cnn, lenet, or one: resnet:1x16, resnet8, cnn:8, lenet:3.")
+    ] = "auto",
     method: Annotated[str, typer.Option(help="Distillation method; edgekd methods lists them.")] = "rdskd_plus",
     budget: Annotated[
         str,

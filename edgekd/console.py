@@ -148,8 +148,9 @@ class Display:
         out.print(_result_table(result))
         sizing, folder = result.sizing, result.bundle.folder
         spec, profile = sizing.spec, result.profile
-        shape = f"{spec.family}, {spec.depth} block(s) a stage, width {spec.width}"
-        out.print(f"student   {shape}; next larger: {sizing.bound_by}", highlight=False)
+        from edgekd.student import name_of
+
+        out.print(f"student   {name_of(spec)}; next larger: {sizing.bound_by}", highlight=False)
         for precision, p in sizing.predicted.items():
             text = f"{p.latency_ms:.3g} ms, expected within {p.low_ms:.3g} to {p.high_ms:.3g}"
             out.print(f"predicted {profile.name} {precision}: {text}", highlight=False)

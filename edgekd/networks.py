@@ -1,6 +1,8 @@
-"""Architectures that edgekd builds itself: LeNet-5 and the CIFAR and ImageNet ResNets of basic blocks."""
+"""Architectures that edgekd builds itself: LeNet-5, the CIFAR and ImageNet ResNets of basic blocks, a plain network."""
 
 from __future__ import annotations
+
+import math
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -100,4 +102,30 @@ class ResNet(nn.Module):
         for stage in range(self.stages):
             x = self.get_submodule(f"layer{stage + 1}")(x)
         logits: Tensor = self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits
+
+
+class PlainNet(nn.Module):
+    """3x3 convolutions with BatchNorm and ReLU in a row, halving the image down to about 4x4, and one linear layer.
+
+    width: channels of the first convolution; the k-th has k times as many. The head keeps a 2x2 map instead of one
+    average: on images of a few pixels, where something is says what it is.
+    """
+
+    def __init__(self, images: Images, classes: int, *, width: int) -> None:
+        super().__init__()
+        side = max(images.height, images.width)
+        strides = [2 if side > 64 else 1] + [2] * max(1, math.ceil(math.log2(side / (8 if side > 64 else 4)))) + [1]
+        channels = [images.channels, *(width * (k + 1) for k in range(len(strides)))]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=stride, padding=1, bias=False)
+            for a, b, stride in zip(channels, channels[1:], strides, strict=False)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels[1:])
+        self.linear = nn.Linear(4 * channels[-1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.relu(norm(conv(x)))
+        logits: Tensor = self.linear(F.adaptive_avg_pool2d(x, 2).flatten(1))
         return logits

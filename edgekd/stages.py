@@ -28,6 +28,7 @@ from edgekd.errors import EnvironmentLacking, ExportError, UsageError
 from edgekd.evaluation import EvalData, write_eval_data
 from edgekd.export import Pixels, check_parity, export, export_fp32, onnx_logits, torch_logits
 from edgekd.files import plain, write_json, written
+from edgekd.inherit import inherit
 from edgekd.methods import METHODS
 from edgekd.student import build_student, name_of
 from edgekd.teacher import load_teacher, save_teacher
@@ -80,7 +81,10 @@ def distilled(
     say(f"distilling with {recipe.method} on {choose_device()}")
     device = choose_device()
     keep_freed_memory()
-    student = to_device(build_student(sizing.spec, seed=recipe.seed), device)
+    student = build_student(sizing.spec, seed=recipe.seed)
+    if count := inherit(student, teacher.model):
+        say(f"{count:,} of the student's {sizing.student.parameters:,} first weights are the teacher's")
+    student = to_device(student, device)
     teacher_there = dataclasses.replace(teacher, model=to_device(teacher.model, device))
     begun = time.time()
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from edgekd.errors import UsageError
 from edgekd.latency import cost, memory_mb, model_mb, predict
-from edgekd.networks import LeNet, ResNet
+from edgekd.networks import LeNet, PlainNet, ResNet
 from edgekd.types import Cost, Images, Profile, Sizing, StudentSpec, Teacher
 
 LARGE = 64  # pixels: above it a ResNet starts with the 7x7 stem of ImageNet
@@ -17,8 +17,9 @@ SHARE = 0.5  # a student has at most this share of the teacher's parameters and 
 
 WIDTHS = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
 DEPTHS = (1, 2, 3, 4, 5)
-FAMILIES = ("resnet", "lenet")
-EXACT = re.compile(r"(resnet):(\d{1,2})x(\d{1,4})|(lenet):(\d{1,4})")  # one student of a family
+FAMILIES = ("resnet", "cnn", "lenet")
+TINY = 16  # pixels: up to it a plain network is worth more per parameter than a ResNet (benchmarks/NOTES.md)
+EXACT = re.compile(r"(resnet):(\d{1,2})x(\d{1,4})|(lenet|cnn):(\d{1,4})")  # one student of a family
 PUBLISHED = {f"resnet{6 * n + 2}": n for n in range(1, 19)}  # CIFAR's, with shortcuts that have no parameters
 
 
@@ -32,15 +33,15 @@ def build_student(spec: StudentSpec, *, seed: int | None = None) -> nn.Module:
 
 
 def _build(spec: StudentSpec) -> nn.Module:
-    if spec.family == "lenet":
-        return LeNet(spec.images, len(spec.classes), width=spec.width)
+    if spec.family in ("lenet", "cnn"):
+        return (LeNet if spec.family == "lenet" else PlainNet)(spec.images, len(spec.classes), width=spec.width)
     option = "A" if spec.family == "resnet-a" else "B"
     large = max(spec.images.height, spec.images.width) > LARGE and option == "B"
     return ResNet(spec.images, len(spec.classes), depth=spec.depth, width=spec.width, large_stem=large, option=option)
 
 
 def named(name: str, images: Images, classes: tuple[str, ...]) -> StudentSpec | None:
-    """The one student that a name stands for ("resnet:DEPTHxWIDTH", "resnet8", "lenet:WIDTH"); None for other names."""
+    """The one student that a name stands for ("resnet:1x16", "resnet8", "cnn:8", "lenet:3"); None for other names."""
     if name in PUBLISHED:
         return StudentSpec("resnet-a", PUBLISHED[name], 16, images, classes)
     match = EXACT.fullmatch(name)
@@ -53,7 +54,7 @@ def name_of(spec: StudentSpec) -> str:
     """The name that `named` reads."""
     if spec.family == "resnet-a":
         return f"resnet{6 * spec.depth + 2}"
-    return f"lenet:{spec.width}" if spec.family == "lenet" else f"resnet:{spec.depth}x{spec.width}"
+    return f"resnet:{spec.depth}x{spec.width}" if spec.family == "resnet" else f"{spec.family}:{spec.width}"
 
 
 def candidates(family: str, images: Images, classes: tuple[str, ...]) -> list[tuple[StudentSpec, Cost]]:
@@ -64,6 +65,8 @@ def candidates(family: str, images: Images, classes: tuple[str, ...]) -> list[tu
     elif family == "lenet":
         fits = min(images.height, images.width) >= 16
         specs = [StudentSpec("lenet", 1, width, images, classes) for width in (*range(1, 13), 16, 24) if fits]
+    elif family == "cnn":
+        specs = [StudentSpec("cnn", 1, width, images, classes) for width in WIDTHS]
     else:
         specs = [StudentSpec("resnet", depth, width, images, classes) for depth in DEPTHS for width in WIDTHS]
     counted = []
@@ -94,19 +97,20 @@ def broken(of: Cost, teacher: Cost, profile: Profile) -> list[str]:
 def size_student(teacher: Teacher, profile: Profile, *, family: str = "auto") -> Sizing:
     """The student with the most MACs that keeps every limit of `profile` and has at most half of the teacher's size.
 
-    family: "resnet", "lenet", one student ("resnet:DEPTHxWIDTH", "resnet8", "lenet:WIDTH") or "auto": a ResNet, or a
-    LeNet where no ResNet is small enough. Raises UsageError for another name and, with the limits that bind, when
-    nothing fits.
+    family: one of FAMILIES, one student ("resnet:DEPTHxWIDTH", "resnet8", "cnn:8", "lenet:3") or "auto": a plain
+    network for images up to 16 pixels, else a ResNet, or a LeNet where no ResNet is small enough. Raises UsageError for
+    another name and, with the limits that bind, when nothing fits.
     """
     if family not in (*FAMILIES, "auto") and not named(family, teacher.images, teacher.classes):
         raise UsageError(
             f"--student {family} is not one",
             code="E0212",
-            fix=f"auto, {', '.join(FAMILIES)}, or one exactly: resnet8, resnet:DEPTHxWIDTH (resnet:1x16), lenet:WIDTH",
+            fix=f"auto, {', '.join(FAMILIES)}, or one: resnet:DEPTHxWIDTH (resnet:1x16), resnet8, cnn:8, lenet:3",
         )
     of_teacher = cost(teacher.model, teacher.images)
     looked_at: list[tuple[StudentSpec, Cost]] = []
-    for name in FAMILIES if family == "auto" else (family,):
+    small = max(teacher.images.height, teacher.images.width) <= TINY
+    for name in (("cnn",) if small else ("resnet", "lenet")) if family == "auto" else (family,):
         listed = candidates(name, teacher.images, teacher.classes)
         looked_at += listed
         chosen = None

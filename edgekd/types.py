@@ -85,8 +85,8 @@ class Profile:
 class StudentSpec:
     """An architecture of a family; edgekd/student.py builds it."""
 
-    family: str  # "resnet", "resnet-a" (CIFAR's published shortcuts) or "lenet"
-    depth: int  # resnet: blocks per stage; lenet: 1
+    family: str  # "resnet", "resnet-a" (CIFAR's published shortcuts), "cnn" or "lenet"
+    depth: int  # resnet: blocks per stage; others: 1
     width: int  # channels of the first layer
     images: Images
     classes: tuple[str, ...]
