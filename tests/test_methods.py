@@ -162,6 +162,8 @@ def test_budgets_and_settings(teacher: Teacher) -> None:
         ("rdskd", "-1", {}, "fraction"),
         ("rdskd", "fast", {"batchs": 3}, "batch"),
         ("rdskd", "fast", {"batch": 2.5}, "int"),
+        ("rdskd", "fast", {"prior": "photo"}, "prior"),
+        ("rdskd_plus", "fast", {"prior": "none", "image_steps": 2}, "no images"),
     ):
         with pytest.raises(UsageError) as refused:
             configure(method, budget, settings, teacher)

@@ -21,6 +21,7 @@ from edgekd.augment import cut_mixed, mixed_up, warped
 from edgekd.bank import Bank, normalised
 from edgekd.checkpoint import Checkpoint
 from edgekd.compute import descend, log_student, logits_of
+from edgekd.errors import UsageError
 from edgekd.generator import Pixels, images_from, new_generator
 from edgekd.grid import write_grid
 from edgekd.observe import Observed, look
@@ -74,6 +75,13 @@ def derived(config: Config, teacher: Teacher) -> Config:
     """The same settings with the prior chosen, and without what the teacher does not have."""
     prior = config.prior or ("procedural" if teacher.images.channels == 1 else "photo")
     open_prior(prior, teacher.images)  # says now what is missing
+    if prior == "none" and config.image_steps < config.rounds:
+        raise UsageError(
+            f"{config.image_steps} image steps in {config.rounds} rounds make no images",
+            code="E0224",
+            why="without a prior every image comes from a generator, one per round",
+            fix="--set image_steps=480, fewer rounds, or a --prior",
+        )
     return replace(config, prior=prior, batch_norm=config.batch_norm if look(teacher).batch_norms else 0.0)
 
 
