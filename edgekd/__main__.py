@@ -78,6 +78,7 @@ def compress(
         str,
         typer.Option(help="fast, good or best; other methods: fast, paper; or a fraction of the longest, e.g. 0.1."),
     ] = "fast",
+    minutes: Annotated[float | None, typer.Option(min=0.5, help="Time for the whole, instead of a budget.")] = None,
     prior: Annotated[
         str | None, typer.Option(help="Images to start from: none, procedural, photo, or a picture of your own.")
     ] = None,
@@ -113,8 +114,8 @@ def compress(
         folder = out or Path(f"{teacher.stem}-{Path(profile).stem}")
         display.say(f"settings of {method}, budget {budget}: " + ", ".join(f"{k} {v}" for k, v in vars(config).items()))
         result = pipeline.compress(
-            read, device, folder, method=method, budget=budget, settings=settings, family=student, seed=seed,
-            eval_data=data, log=display.log, say=display.say,
+            read, device, folder, method=method, budget=budget, minutes=minutes, settings=settings, family=student,
+            seed=seed, eval_data=data, log=display.log, say=display.say,
         )  # fmt: skip
         display.result(result)
     raise typer.Exit(1 if result.broken else 0)

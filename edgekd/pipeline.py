@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -14,8 +15,9 @@ from edgekd.bundle import read_bundle
 from edgekd.device import run_bundle
 from edgekd.errors import InputError
 from edgekd.evaluation import EvalData, load_eval_data, write_eval_data
-from edgekd.files import plain
+from edgekd.files import from_dict, plain
 from edgekd.methods import configure
+from edgekd.plan import expected_seconds, planned, seconds_per_step
 from edgekd.stages import bundled, claim, distilled, measured, referenced
 from edgekd.student import size_student
 from edgekd.types import Bundle, Log, Profile, Recipe, Sizing, Teacher
@@ -46,6 +48,7 @@ def compress(
     *,
     method: str = "rdskd_plus",
     budget: str = "fast",
+    minutes: float | None = None,
     settings: Mapping[str, Any] | None = None,
     family: str = "auto",
     seed: int = 0,
@@ -56,13 +59,20 @@ def compress(
     """Sizes a student for `profile`, distils it from `teacher` without data, exports, packs, and measures it here.
 
     folder: output, made when missing; an earlier run of the same settings in it is gone on with. budget: a name of the
-    method's BUDGETS or a fraction of the published steps; settings: single fields of the method's Config on top.
+    method's BUDGETS or a fraction of the longest one's steps; settings: single fields of the method's Config on top.
+    minutes: how long the whole may take here, instead of a budget; the steps follow from a short probe.
     eval_data only ever reaches the report. log: figures of the training; say: one line per stage.
     Raises EdgekdError children; Interrupted (after saving) on SIGINT or SIGTERM.
     """
     start, folder = time.monotonic(), Path(folder)
-    recipe = Recipe(method, budget, configure(method, budget, settings or {}, teacher), seed)
+    config = configure(method, budget, settings or {}, teacher)
     sizing = size_student(teacher, profile, family=family)
+    if minutes is not None:
+        budget = f"{minutes:g} minutes"
+        config = _stored(folder, method, budget, config) or _timed(
+            method, config, teacher, sizing, minutes, settings or {}, seed, say
+        )
+    recipe = Recipe(method, budget, config, seed)
     asked = {"teacher": teacher.sha256, "profile": profile, "student": sizing.spec, "recipe": recipe}
     claim(folder, plain(asked | {"edgekd": edgekd.__version__}))
     student, pixels = distilled(teacher, sizing, recipe, folder, log, say)
@@ -71,6 +81,35 @@ def compress(
     report = measured(bundle, reference, eval_data, folder, say)
     broken = broken_limits(report, profile, sizing)
     return Result(folder, bundle, report, sizing, profile, recipe, broken, time.monotonic() - start)
+
+
+def _stored(folder: Path, method: str, budget: str, config: Any) -> Any:
+    """The settings that an earlier run in the folder was planned with, so that it can be gone on with; else None."""
+    path = folder / "settings.json"
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        if (before["method"], before["budget"]) == (method, budget):
+            return from_dict(type(config), before["config"], where=str(path))
+    return None
+
+
+def _timed(
+    method: str,
+    config: Any,
+    teacher: Teacher,
+    sizing: Sizing,
+    minutes: float,
+    settings: Mapping[str, Any],
+    seed: int,
+    say: Callable[[str], None],
+) -> Any:
+    say("timing a few steps")
+    speed = seconds_per_step(method, config, teacher, sizing.spec, seed)
+    chosen = planned(method, config, minutes, speed, settings)
+    steps = ", ".join(f"{n} {v:,}" for n, v in vars(chosen).items() if n.endswith("_steps"))
+    per_step = ", ".join(f"{phase} {1e3 * s:.3g} ms" for phase, s in speed.items())
+    say(f"plan: {steps}; {sum(expected_seconds(chosen, speed)) / 60:.1f} minutes here ({per_step} a step)")
+    return chosen
 
 
 def bench(

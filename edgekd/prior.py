@@ -20,7 +20,7 @@ from edgekd.types import Images
 
 NAMES = ("none", "procedural", "photo")  # beside them: the path of a picture
 LEAVES = 16  # shapes per dead-leaves image
-CURVES, POINTS = 3, 40  # strokes per image at most, points per stroke
+CURVES, POINTS = 4, 32  # strokes per image at most, points per stroke
 Source = Callable[[int, torch.Generator], Tensor]  # (n, rng) -> uint8 (n, C, H, W)
 
 
@@ -40,20 +40,24 @@ def open_prior(name: str, images: Images) -> Source | None:
 
 
 def strokes(n: int, images: Images, rng: torch.Generator) -> Tensor:
-    """One to three pen strokes per image: quadratic Bezier curves, the first often an arc of an ellipse.
+    """One to four strokes per image: quadratic Bezier curves, the first often an arc of an ellipse.
+
+    In half of the images the pen is not lifted: each curve begins where the one before ended.
 
     Bright on dark where the teacher's images are dark on average (mean below a half), else dark on bright.
     """
     h, w = images.height, images.width
     size, t = torch.tensor([h, w]), torch.linspace(0, 1, POINTS)[:, None]
     a, b, c = (0.1 + 0.8 * torch.rand(3, n, CURVES, 1, 2, generator=rng)).unbind()
+    joined = (torch.rand(n, 1, 1, 1, generator=rng) < 0.5).expand(n, CURVES - 1, 1, 2)
+    a[:, 1:] = torch.where(joined, c[:, :-1], a[:, 1:])
     curves = (1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c  # (n, CURVES, POINTS, 2), in units of the side
     centre, radius = 0.25 + 0.5 * torch.rand(n, 1, 2, generator=rng), 0.06 + 0.22 * torch.rand(n, 1, 2, generator=rng)
     start, extent = torch.rand(2, n, 1, 1, generator=rng).unbind()
     angle = 2 * math.pi * (start + t * (0.4 + 1.2 * extent).clamp_max(1))  # four of ten are closed
     arc = centre + radius * torch.cat([angle.cos(), angle.sin()], dim=-1)
     curved = torch.rand(n, 1, 1, generator=rng) < 0.4
-    curves[:, 0] = torch.where(curved, arc, curves[:, 0])
+    curves[:, 0] = torch.where(curved & ~joined[:, 0], arc, curves[:, 0])
     count = torch.randint(1, CURVES + 1, (n, 1), generator=rng)
     curves[torch.arange(CURVES) >= count] = math.inf
     pixels = torch.cartesian_prod(torch.arange(h), torch.arange(w)) + 0.5

@@ -24,8 +24,8 @@ METHODS: dict[str, Method] = {
 
 
 def scaled(config: Any, share: float) -> dict[str, int]:
-    """Every field that counts steps, times `share`."""
-    return {name: max(1, round(v * share)) for name, v in vars(config).items() if name.endswith("_steps")}
+    """Every field that counts steps, times `share`; one at least, but none where there were none."""
+    return {name: v and max(1, round(v * share)) for name, v in vars(config).items() if name.endswith("_steps")}
 
 
 def configure(method: str, budget: str, settings: Mapping[str, Any], teacher: Teacher) -> Any:

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgekd.methods import METHODS, configure
+from edgekd.methods.rdskd_plus import Config
+from edgekd.plan import RESERVE_S, expected_seconds, planned, seconds_per_step
+from edgekd.types import StudentSpec, Teacher
+
+SPEED = {"prior": 0.001, "images": 0.1, "student": 0.02}
+
+
+def test_expected_seconds_by_hand() -> None:
+    config = Config(prior_images=1_000, image_steps=100, student_steps=1_000)
+    assert expected_seconds(config, SPEED) == pytest.approx((RESERVE_S + 1, 100 * 0.1 + 1_000 * 0.02))
+
+
+def test_steps_fill_the_minutes_and_kept_ones_stay() -> None:
+    config = Config(prior_images=1_000, image_steps=100, student_steps=1_000)
+    chosen = planned("rdskd_plus", config, 3, SPEED, {})
+    assert sum(expected_seconds(chosen, SPEED)) == pytest.approx(180, abs=0.2)
+    assert chosen.student_steps == pytest.approx(10 * chosen.image_steps, abs=6)
+    kept = planned("rdskd_plus", config, 3, SPEED, {"image_steps": 100})
+    assert kept.image_steps == 100 and kept.student_steps == chosen.student_steps
+    least = planned("rdskd_plus", config, 0.01, SPEED, {})
+    assert least.student_steps == 5 and least.rounds == 1
+
+
+@pytest.mark.parametrize("method", ["rdskd_plus", "rdskd", "dafl", "fast"])
+def test_probe_times_every_phase(method: str, teacher: Teacher) -> None:
+    config = configure(method, "fast", {}, teacher)
+    spec = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes)
+    speed = seconds_per_step(method, config, teacher, spec, seed=0)
+    assert all(value > 0 for value in speed.values())
+    fixed, variable = expected_seconds(config, speed)
+    assert fixed >= RESERVE_S and variable > 0
+    longer = planned(method, config, (fixed + 2 * variable) / 60, speed, {})
+    assert sum(expected_seconds(longer, speed)) == pytest.approx(fixed + 2 * variable, rel=0.02)
+
+
+def test_every_method_has_steps_that_can_be_planned() -> None:
+    for method in METHODS.values():
+        assert any(name.endswith("_steps") for name in vars(list(method.BUDGETS.values())[-1]))
+
+
+def test_probe_leaves_no_files(teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    spec = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes)
+    seconds_per_step("rdskd_plus", configure("rdskd_plus", "fast", {}, teacher), teacher, spec, seed=0)
+    assert not list(tmp_path.iterdir())
