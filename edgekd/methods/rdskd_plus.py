@@ -35,8 +35,8 @@ class Config:
 
     prior: str | None = None  # none, procedural, photo or a picture's path; None: what measured best
     prior_images: int = 40_000  # drawn at the start
-    rounds: int = 12  # of making images; the student learns between them
-    image_steps: int = 480  # of the generator or of the refinement, over all rounds
+    rounds: int | None = None  # of making images; the student learns between them; None: by prior
+    image_steps: int | None = None  # of the generators or of the refinement, over all rounds; None: by prior
     image_batch: int = 256  # images per step
     epoch: int = 60  # image steps between two refreshes of the references
     generator_width: int = 32  # channels; without a prior
@@ -61,10 +61,9 @@ class Config:
 
 BUDGETS: Mapping[str, Config] = {
     "fast": Config(),
-    "good": Config(rounds=24, image_steps=1_920, student_steps=16_000),
-    "best": Config(rounds=48, image_steps=7_680, student_steps=64_000),
+    "good": Config(student_steps=16_000),
+    "best": Config(student_steps=64_000),
 }
-
 SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
 LARGEST = 100_000  # images in the bank of made ones
 HELD_OUT, FLAT = 512, 0.002  # images on which agreement is watched; a smaller gain is none
@@ -72,17 +71,27 @@ CHUNK = 1_000  # images of the prior drawn at once
 
 
 def derived(config: Config, teacher: Teacher) -> Config:
-    """The same settings with the prior chosen, and without what the teacher does not have."""
-    prior = config.prior or ("procedural" if teacher.images.channels == 1 else "photo")
-    open_prior(prior, teacher.images)  # says now what is missing
-    if prior == "none" and config.image_steps < config.rounds:
+    """The same settings with the prior chosen and what follows from it, without what the teacher does not have.
+
+    The prior is what measured best without customer data: none up to 16 pixels, where strokes are no digits; procedural
+    for gray images, crops of photographs for colour. Without a prior every image costs a generator's step, so there are
+    many; pixels are refined only towards BatchNorm statistics, without them it did not pay (benchmarks/NOTES.md).
+    """
+    facts, statistics = teacher.images, bool(look(teacher).batch_norms)
+    by_images = "procedural" if facts.channels == 1 else "photo"
+    prior = config.prior or ("none" if max(facts.height, facts.width) <= 16 else by_images)
+    open_prior(prior, facts)  # says now what is missing
+    rounds, steps = (6, config.student_steps // 2) if prior == "none" else (12, config.student_steps // 8 * statistics)
+    rounds, steps = config.rounds or rounds, steps if config.image_steps is None else config.image_steps
+    if prior == "none" and steps < rounds:
         raise UsageError(
-            f"{config.image_steps} image steps in {config.rounds} rounds make no images",
+            f"{steps} image steps in {rounds} rounds make no images",
             code="E0224",
             why="without a prior every image comes from a generator, one per round",
             fix="--set image_steps=480, fewer rounds, or a --prior",
         )
-    return replace(config, prior=prior, batch_norm=config.batch_norm if look(teacher).batch_norms else 0.0)
+    weight = config.batch_norm if statistics else 0.0
+    return replace(config, prior=prior, rounds=rounds, image_steps=steps, batch_norm=weight)
 
 
 def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> Sampler:
@@ -91,13 +100,14 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     The student's last state counts; nothing here can open a data set. Same run.seed, same result, on one device type.
     """
     config, facts, classes = derived(config, teacher), teacher.images, len(teacher.classes)
+    rounds, image_steps = config.rounds or 1, (config.image_steps or 0) // (config.rounds or 1)
     rng = torch.Generator(run.device).manual_seed(run.seed)
     pens = torch.Generator().manual_seed(run.seed)  # of the prior, which is drawn on the CPU
     source = open_prior(config.prior or "none", facts)
-    image_steps, student_steps = config.image_steps // config.rounds, config.student_steps // config.rounds
+    student_steps = config.student_steps // rounds
     kept = config.image_batch * (1 if source else -(-image_steps // 2))  # images of a round
     given = Bank(run.folder / "prior.u8", facts, capacity=max(1, config.prior_images), classes=classes)
-    made = Bank(run.folder / "made.u8", facts, capacity=max(1, min(LARGEST, config.rounds * kept)), classes=classes)
+    made = Bank(run.folder / "made.u8", facts, capacity=max(1, min(LARGEST, rounds * kept)), classes=classes)
     maker = _maker(source, config, teacher, run, round_=0)
     optim_m = torch.optim.Adam(maker.parameters(), config.image_lr if source else config.generator_lr, (0.5, 0.999))
     optim_s = torch.optim.Adam(student.parameters(), config.student_lr)
@@ -106,7 +116,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         rng=rng, pens=pens, given=given, made=made, maker=maker, optim_m=optim_m, student=student, optim_s=optim_s,
     )  # fmt: skip
     begin: dict[str, Any] = {"round": 0, "image": 0, "student": 0, "references": {}, "agreements": []}
-    at = checkpoint.restore(begin | {"rounds": config.rounds})
+    at = checkpoint.restore(begin | {"rounds": rounds})
 
     def sample(n: int) -> Tensor:
         with torch.no_grad():
@@ -134,7 +144,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             with observed:
                 logits = logits_of(teacher.model, x)
             terms = _terms(config, x, logits, observed, refined=source is not None)
-            if config.adversarial and round_ >= config.rounds // 3:
+            if config.adversarial and round_ >= rounds // 3:
                 student.eval()
                 terms["adversarial"] = losses.masked_adversarial(student=logits_of(student, x), teacher=logits)
                 student.train()
@@ -151,12 +161,12 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 made.add(x.detach(), logits)
             if step % 20 == 0 or step == image_steps - 1:
                 figures = {name: term.item() for name, term in terms.items()}
-                run.log("images", round_ * image_steps + step + 1, config.rounds * image_steps, **figures)
+                run.log("images", round_ * image_steps + step + 1, rounds * image_steps, **figures)
             at["image"] = step + 1
             checkpoint.keep(at)
         if len(at["agreements"]) == round_:  # on images of a generator, or strokes, that the student has not seen
             at["agreements"].append(_agreement(teacher.model, student, sample(HELD_OUT)))
-            at["rounds"] = _rounds(config, at["agreements"], at["rounds"])
+            at["rounds"] = _rounds(config.patience, at["agreements"], rounds, at["rounds"])
             run.log("held out", round_ + 1, at["rounds"], agreement=at["agreements"][-1])
             write_grid(*(made if len(made) else given).latest(512), run.folder / "images.png")
         of = at["rounds"] * student_steps
@@ -235,15 +245,14 @@ def _agreement(teacher: nn.Module, student: nn.Module, x: Tensor) -> float:
     return same.float().mean().item()
 
 
-def _rounds(config: Config, agreements: list[float], rounds: int) -> int:
-    """How many rounds there are: a fifth of all once the agreement has been flat for `patience` rounds, else `rounds`.
+def _rounds(patience: int, agreements: list[float], planned: int, now: int) -> int:
+    """How many rounds there are: once the agreement was flat for `patience` of them, a fifth of the planned follow.
 
     The last ones are always learnt, at a falling rate: stopping at a high rate would waste what was learnt.
     """
-    last, before = agreements[-config.patience :], agreements[: -config.patience]
-    ending = len(agreements) + config.rounds // 5
-    flat = config.patience and before and max(last) < max(before) + FLAT
-    return min(rounds, ending) if flat else rounds
+    last, before = agreements[-patience:], agreements[:-patience]
+    flat = patience and before and max(last) < max(before) + FLAT
+    return min(now, len(agreements) + planned // 5) if flat else now
 
 
 def one_cycle(done: float) -> float:
