@@ -31,7 +31,8 @@ TINY: dict[str, dict[str, Any]] = {
         "iterations": 2, "student_steps": 6, "shift": 2, "mirror": True,
     },
     "rdskd_plus": {
-        "prior": "procedural", "prior_images": 40, "rounds": 3, "image_steps": 9, "image_batch": 8, "batch": 16, "student_steps": 9,
+        "prior": "procedural", "prior_images": 40, "rounds": 3, "image_steps": 9, "image_batch": 8,
+        "batch": 16, "student_steps": 9,
     },
     "rdskd_plus none": {
         "prior": "none", "rounds": 3, "image_steps": 9, "image_batch": 16, "latent": 8, "generator_width": 8,

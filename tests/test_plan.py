@@ -13,12 +13,12 @@ SPEED = {"prior": 0.001, "images": 0.1, "student": 0.02}
 
 
 def test_expected_seconds_by_hand() -> None:
-    config = Config(prior_images=1_000, image_steps=100, student_steps=1_000)
+    config = Config(prior_images=1_000, rounds=12, image_steps=100, student_steps=1_000)
     assert expected_seconds(config, SPEED) == pytest.approx((RESERVE_S + 1, 100 * 0.1 + 1_000 * 0.02))
 
 
 def test_steps_fill_the_minutes_and_kept_ones_stay() -> None:
-    config = Config(prior_images=1_000, image_steps=100, student_steps=1_000)
+    config = Config(prior_images=1_000, rounds=12, image_steps=100, student_steps=1_000)
     chosen = planned("rdskd_plus", config, 3, SPEED, {})
     assert sum(expected_seconds(chosen, SPEED)) == pytest.approx(180, abs=0.2)
     assert chosen.student_steps == pytest.approx(10 * chosen.image_steps, abs=6)
