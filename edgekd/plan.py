@@ -11,7 +11,7 @@ from typing import Any
 
 from edgekd.compute import choose_device, keep_freed_memory, to_device
 from edgekd.methods import METHODS, scaled
-from edgekd.student import build_student
+from edgekd.student import first_student
 from edgekd.types import Run, StudentSpec, Teacher
 
 PHASES = {  # which phase of the log the steps of a field are
@@ -36,8 +36,8 @@ def seconds_per_step(method: str, config: Any, teacher: Teacher, spec: StudentSp
     def log(phase: str, step: int, steps: int, **figures: float) -> None:
         stamps.setdefault(phase, []).append((time.perf_counter(), step))
 
+    student = to_device(first_student(spec, teacher, seed=seed)[0], device)
     teacher = dataclasses.replace(teacher, model=to_device(teacher.model, device))
-    student = to_device(build_student(spec, seed=seed), device)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(device, seed, Path(folder), log)
         METHODS[method].distill(teacher, student, dataclasses.replace(config, **short), run)

@@ -28,9 +28,8 @@ from edgekd.errors import EnvironmentLacking, ExportError, UsageError
 from edgekd.evaluation import EvalData, write_eval_data
 from edgekd.export import Pixels, check_parity, export, export_fp32, onnx_logits, torch_logits
 from edgekd.files import plain, write_json, written
-from edgekd.inherit import inherit
 from edgekd.methods import METHODS
-from edgekd.student import build_student, name_of
+from edgekd.student import first_student, name_of
 from edgekd.teacher import load_teacher, save_teacher
 from edgekd.types import Bundle, Log, Manifest, Profile, Recipe, Run, Sizing, Teacher
 
@@ -81,8 +80,8 @@ def distilled(
     say(f"distilling with {recipe.method} on {choose_device()}")
     device = choose_device()
     keep_freed_memory()
-    student = build_student(sizing.spec, seed=recipe.seed)
-    if count := inherit(student, teacher.model):
+    student, count = first_student(sizing.spec, teacher, seed=recipe.seed)
+    if count:
         say(f"{count:,} of the student's {sizing.student.parameters:,} first weights are the teacher's")
     student = to_device(student, device)
     teacher_there = dataclasses.replace(teacher, model=to_device(teacher.model, device))
@@ -103,9 +102,8 @@ def distilled(
     with written(images_file) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, pixels=np.concatenate(parts))
     teacher.model.cpu()
-    save_teacher(
-        student.cpu(), student_file, images=images, classes=teacher.classes, arch=f"edgekd:{name_of(sizing.spec)}"
-    )
+    arch = None if sizing.spec.family == "pruned" else f"edgekd:{name_of(sizing.spec)}"  # a pruned one as its graph
+    save_teacher(student.cpu(), student_file, images=images, classes=teacher.classes, arch=arch)
     for path in (folder / "distillation.ckpt", *folder.glob("*.u8")):  # the checkpoint and the banks of images
         path.unlink(missing_ok=True)
     return student, np.concatenate(parts)

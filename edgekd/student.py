@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from edgekd.errors import UsageError
+from edgekd.inherit import inherit, pruned
 from edgekd.latency import cost, memory_mb, model_mb, predict
 from edgekd.networks import LeNet, PlainNet, ResNet
 from edgekd.types import Cost, Images, Profile, Sizing, StudentSpec, Teacher
@@ -20,7 +21,20 @@ DEPTHS = (1, 2, 3, 4, 5)
 FAMILIES = ("resnet", "cnn", "lenet")
 TINY = 16  # pixels: up to it a plain network is worth more per parameter than a ResNet (benchmarks/NOTES.md)
 EXACT = re.compile(r"(resnet):(\d{1,2})x(\d{1,4})|(lenet|cnn):(\d{1,4})")  # one student of a family
+PRUNED = re.compile(r"pruned:(0?\.\d{1,2})")  # the share of the teacher's MACs
 PUBLISHED = {f"resnet{6 * n + 2}": n for n in range(1, 19)}  # CIFAR's, with shortcuts that have no parameters
+
+
+def first_student(spec: StudentSpec, teacher: Teacher, *, seed: int) -> tuple[nn.Module, int]:
+    """The student before it learns, and how many of its parameters are the teacher's.
+
+    A pruned one is all the teacher's; others start from seed, with the teacher's layers where they fit.
+    """
+    if spec.family == "pruned":
+        student = pruned(teacher, share=spec.width / 100)
+        return student, sum(p.numel() for p in student.parameters())
+    student = build_student(spec, seed=seed)
+    return student, inherit(student, teacher.model)
 
 
 def build_student(spec: StudentSpec, *, seed: int | None = None) -> nn.Module:
@@ -44,6 +58,8 @@ def named(name: str, images: Images, classes: tuple[str, ...]) -> StudentSpec | 
     """The one student that a name stands for ("resnet:1x16", "resnet8", "cnn:8", "lenet:3"); None for other names."""
     if name in PUBLISHED:
         return StudentSpec("resnet-a", PUBLISHED[name], 16, images, classes)
+    if match := PRUNED.fullmatch(name):
+        return StudentSpec("pruned", 1, max(1, round(100 * float(match[1]))), images, classes)
     match = EXACT.fullmatch(name)
     if not match or not min(int(match[2] or 1), int(match[3] or match[5])):
         return None
@@ -54,6 +70,8 @@ def name_of(spec: StudentSpec) -> str:
     """The name that `named` reads."""
     if spec.family == "resnet-a":
         return f"resnet{6 * spec.depth + 2}"
+    if spec.family == "pruned":
+        return f"pruned:{spec.width / 100:.2f}"
     return f"resnet:{spec.depth}x{spec.width}" if spec.family == "resnet" else f"{spec.family}:{spec.width}"
 
 
@@ -105,13 +123,16 @@ def size_student(teacher: Teacher, profile: Profile, *, family: str = "auto") ->
         raise UsageError(
             f"--student {family} is not one",
             code="E0212",
-            fix=f"auto, {', '.join(FAMILIES)}, or one: resnet:DEPTHxWIDTH (resnet:1x16), resnet8, cnn:8, lenet:3",
+            fix=f"auto, {', '.join(FAMILIES)}, or one: resnet:1x16, resnet8, cnn:8, lenet:3, pruned:0.5",
         )
     of_teacher = cost(teacher.model, teacher.images)
     looked_at: list[tuple[StudentSpec, Cost]] = []
     small = max(teacher.images.height, teacher.images.width) <= TINY
     for name in (("cnn",) if small else ("resnet", "lenet")) if family == "auto" else (family,):
-        listed = candidates(name, teacher.images, teacher.classes)
+        if (spec := named(name, teacher.images, teacher.classes)) and spec.family == "pruned":
+            listed = [(spec, cost(pruned(teacher, share=spec.width / 100), teacher.images))]
+        else:
+            listed = candidates(name, teacher.images, teacher.classes)
         looked_at += listed
         chosen = None
         for index, (_, of) in enumerate(listed):

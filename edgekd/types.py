@@ -85,9 +85,9 @@ class Profile:
 class StudentSpec:
     """An architecture of a family; edgekd/student.py builds it."""
 
-    family: str  # "resnet", "resnet-a" (CIFAR's published shortcuts), "cnn" or "lenet"
+    family: str  # "resnet", "resnet-a" (CIFAR's published shortcuts), "cnn", "lenet" or "pruned"
     depth: int  # resnet: blocks per stage; others: 1
-    width: int  # channels of the first layer
+    width: int  # channels of the first layer; pruned: percent of the teacher's MACs
     images: Images
     classes: tuple[str, ...]
 

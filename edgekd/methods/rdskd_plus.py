@@ -54,9 +54,11 @@ class Config:
     made_share: float = 0.5  # of a student's batch from the made images, the rest from the prior
     student_lr: float = 4e-3  # Adam's at its highest; one cycle
     temperature: float = 4.0  # of the distillation loss
-    warp: float = 1.0  # strength of turning, scaling, shifting; 0: none
+    warp: float | None = None  # strength of turning, scaling, shifting; 0: none; None: 1 for colour
     patience: int = 4  # rounds without a gain in agreement on images held out, after which the end is near; 0: none
-    mixed: float = 0.5  # share of the student's steps whose images are blended or cut together
+    mixed: float | None = (
+        None  # share of the student's steps with images blended or cut together; None: half for colour
+    )
 
 
 BUDGETS: Mapping[str, Config] = {
@@ -90,8 +92,16 @@ def derived(config: Config, teacher: Teacher) -> Config:
             why="without a prior every image comes from a generator, one per round",
             fix="--set image_steps=480, fewer rounds, or a --prior",
         )
-    weight = config.batch_norm if statistics else 0.0
-    return replace(config, prior=prior, rounds=rounds, image_steps=steps, batch_norm=weight)
+    colour = facts.channels > 1  # drawn strokes and generated digits gain nothing, and the teacher's logits stay true
+    return replace(
+        config,
+        prior=prior,
+        rounds=rounds,
+        image_steps=steps,
+        batch_norm=config.batch_norm if statistics else 0.0,
+        warp=float(colour) if config.warp is None else config.warp,
+        mixed=0.5 * colour if config.mixed is None else config.mixed,
+    )
 
 
 def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> Sampler:
@@ -230,7 +240,8 @@ def _lesson(
         x, known = torch.cat([x, replayed]), None if known is None else torch.cat([known, logits])
     if config.warp:
         x = warped(x, rng, strength=config.warp, mirror=x.shape[1] == 3)
-    mix = (step + 1) * config.mixed % 1 < config.mixed  # evenly spread over the steps
+    share = config.mixed or 0.0
+    mix = (step + 1) * share % 1 < share  # evenly spread over the steps
     if mix:
         x = mixed_up(x, rng) if step % 2 else cut_mixed(x, rng)
     return x, None if config.warp or mix else known
