@@ -18,6 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import demo
 import mnist
 import numpy as np
 import torch
@@ -75,6 +76,12 @@ def prepare_cifar10(data: Path, teachers: Path, folder: Path, *, teacher: str) -
         np.savez(folder / "test.npz", images=decode(coded["images_delta"]), labels=coded["labels"])
 
 
+def prepare_digits(data: Path, teachers: Path, folder: Path) -> None:
+    """The demo's teacher on 1,437 of scikit-learn's digits, and the 360 held out."""
+    demo.prepare(folder, seed=0)
+    os.replace(folder / "digits-test.npz", folder / "test.npz")
+
+
 def prepare_svhn_mini(data: Path, teachers: Path, folder: Path) -> None:
     """A ResNet-8 on the 554 training digits, shifted, and inverted since house numbers are as often dark as bright."""
     with np.load(data / "svhn_mini.npz", allow_pickle=False) as arrays:
@@ -112,6 +119,15 @@ PAIRS: dict[str, Pair] = {
         partial(prepare_cifar10, teacher="resnet20_cifar10.th"),
         teachers=("resnet20_cifar10.th",),
     ),
+    "cifar10-pruned": Pair(
+        "ResNet-20 -> pruned to half of its MACs",
+        ("resnet20_cifar10.th", "--arch", "resnet20", *RESNET_INPUT),
+        "pruned:0.5",
+        ("cifar10_test.npz",),
+        partial(prepare_cifar10, teacher="resnet20_cifar10.th"),
+        teachers=("resnet20_cifar10.th",),
+    ),
+    "digits": Pair("digits 8x8, ResNet-8 -> a plain network", ("teacher.pt",), "cnn:8", (), prepare_digits),
     "svhn_mini": Pair(  # a sanity check: 486 test digits tell a working student from a broken one, no more
         "ResNet-8 -> ResNet-8 of half its width", ("teacher.pt",), "resnet:1x8", ("svhn_mini.npz",), prepare_svhn_mini
     ),

@@ -28,6 +28,7 @@ from edgekd.errors import EnvironmentLacking, ExportError, UsageError
 from edgekd.evaluation import EvalData, write_eval_data
 from edgekd.export import Pixels, check_parity, export, export_fp32, onnx_logits, torch_logits
 from edgekd.files import plain, write_json, written
+from edgekd.grid import write_grid
 from edgekd.methods import METHODS
 from edgekd.student import first_student, name_of
 from edgekd.teacher import load_teacher, save_teacher
@@ -102,6 +103,9 @@ def distilled(
     with written(images_file) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, pixels=np.concatenate(parts))
     teacher.model.cpu()
+    if not (folder / "images.png").exists():  # a method that makes its images in rounds shows them as it goes
+        labels = torch_logits(teacher.model, images, parts[0]).argmax(1)
+        write_grid(parts[0], labels, folder / "images.png")
     arch = None if sizing.spec.family == "pruned" else f"edgekd:{name_of(sizing.spec)}"  # a pruned one as its graph
     save_teacher(student.cpu(), student_file, images=images, classes=teacher.classes, arch=arch)
     for path in (folder / "distillation.ckpt", *folder.glob("*.u8")):  # the checkpoint and the banks of images

@@ -56,9 +56,7 @@ class Config:
     temperature: float = 4.0  # of the distillation loss
     warp: float | None = None  # strength of turning, scaling, shifting; 0: none; None: 1 for colour
     patience: int = 4  # rounds without a gain in agreement on images held out, after which the end is near; 0: none
-    mixed: float | None = (
-        None  # share of the student's steps with images blended or cut together; None: half for colour
-    )
+    mixed: float | None = None  # share of the steps with images blended or cut together; None: half for colour
 
 
 BUDGETS: Mapping[str, Config] = {
@@ -76,8 +74,8 @@ def derived(config: Config, teacher: Teacher) -> Config:
     """The same settings with the prior chosen and what follows from it, without what the teacher does not have.
 
     The prior is what measured best without customer data: none up to 16 pixels, where strokes are no digits; procedural
-    for gray images, crops of photographs for colour. Without a prior every image costs a generator's step, so there are
-    many; pixels are refined only towards BatchNorm statistics, without them it did not pay (benchmarks/NOTES.md).
+    for gray images, crops of photographs for colour. Without a prior every image costs a step of a generator, so there
+    are many; pixels are refined only where there are BatchNorm statistics to refine them towards.
     """
     facts, statistics = teacher.images, bool(look(teacher).batch_norms)
     by_images = "procedural" if facts.channels == 1 else "photo"
