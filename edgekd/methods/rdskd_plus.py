@@ -81,7 +81,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
     by_images = "procedural" if facts.channels == 1 else "photo"
     prior = config.prior or ("none" if max(facts.height, facts.width) <= 16 else by_images)
     open_prior(prior, facts)  # says now what is missing
-    rounds, steps = (6, config.student_steps // 2) if prior == "none" else (12, config.student_steps // 8 * statistics)
+    rounds, steps = (4, config.student_steps // 2) if prior == "none" else (12, config.student_steps // 8 * statistics)
     rounds, steps = config.rounds or rounds, steps if config.image_steps is None else config.image_steps
     if prior == "none" and steps < rounds:
         raise UsageError(
