@@ -90,6 +90,24 @@ def test_table_for_people(teacher_file: Path, eval_file: Path, tmp_path: Path) -
     assert done.returncode == 0 and "top-1" in done.stdout
 
 
+def test_default_method_by_minutes_says_its_plan_and_goes_on(teacher_file: Path, tmp_path: Path) -> None:
+    arguments = ("compress", teacher_file, "--minutes", "0.6", "--precision", "fp32", "-o", "out")
+    done = edgekd(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "plan: image_steps" in done.stderr.replace("\n", " ") and "prior none" in done.stderr
+    manifest = json.loads((tmp_path / "out" / "bundle" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["method"]["budget"] == "0.6 minutes" and manifest["data"].startswith("prior none")
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "images.png" in left and not any(name.endswith((".u8", ".ckpt")) for name in left)
+    again = edgekd(*arguments, cwd=tmp_path)  # a new probe would plan other steps, and another run be refused
+    assert again.returncode == 0 and "student distilled already" in again.stderr
+
+
+def test_methods_are_listed(tmp_path: Path) -> None:
+    listed = json.loads(edgekd("methods", "--json", cwd=tmp_path).stdout)
+    assert next(iter(listed)) == "rdskd_plus" and "fast, paper" in listed["dafl"]
+
+
 def test_inspect_and_profiles(teacher_file: Path, tmp_path: Path) -> None:
     shown = json.loads(edgekd("inspect", teacher_file, "--json", cwd=tmp_path).stdout)
     assert shown["classes"] == ["rows", "columns", "top", "left"] and shown["cost"]["macs"] > 0
@@ -132,6 +150,12 @@ def files(folder: Path) -> None:
         (["compress", "GOOD", "--latency", "soon"], 2, "--latency soon"),
         (["compress", "GOOD", "--latency", "0.001ms"], 2, "no student"),
         (["compress", "GOOD", "--method", "magic"], 2, "rdskd"),
+        (["compress", "GOOD", "--method", "rdskd", "--prior", "photo"], 2, "prior"),
+        (["compress", "GOOD", "--prior", "nowhere.jpg"], 3, "nowhere.jpg"),
+        (["compress", "GOOD", "--prior", "text.pt"], 3, "not a picture"),
+        (["compress", "GOOD", "--minutes", "0"], 2, "--minutes"),
+        (["compress", "GOOD", "--student", "pruned:0.5"], 2, "--arch"),
+        (["compress", "GOOD", "--method", "zskd", "--budget", "best"], 2, "paper"),
         (["compress", "GOOD", "--set", "batch"], 2, "--set batch"),
         (["compress", "GOOD", "--nonsense"], 2, "--nonsense"),
         (["bench", "file"], 7, "not a bundle"),

@@ -198,3 +198,57 @@ def test_peers_losses_are_computed_in_fp32() -> None:
         losses.masked_adversarial(student=logits, teacher=logits),
     ):
         assert value.dtype == torch.float32
+
+
+def test_bounded_increment_by_hand_and_within_the_bound_as_published() -> None:
+    loss, reference = torch.tensor(1.5, requires_grad=True), torch.tensor(1.0)
+    value = losses.bounded_increment(loss, reference, scale=0.5)  # u = 1: weight e, value e * 3
+    assert value.item() == pytest.approx(3 * math.e)
+    value.backward()
+    assert loss.grad is not None and loss.grad.item() == pytest.approx(2 * math.e)
+    published = torch.tensor(1.5, requires_grad=True)
+    losses.exponential_increment(published, reference).backward()
+    own = torch.tensor(1.5, requires_grad=True)
+    losses.bounded_increment(own, reference).backward()
+    assert own.grad is not None and published.grad is not None
+    assert own.grad.item() == pytest.approx(published.grad.item())
+
+
+def test_bounded_increment_neither_vanishes_nor_drowns() -> None:
+    for change, weight in ((50.0, math.exp(2)), (-50.0, math.exp(-2))):
+        loss = torch.tensor(change, requires_grad=True)
+        losses.bounded_increment(loss, torch.tensor(0.0)).backward()
+        assert loss.grad is not None and loss.grad.item() == pytest.approx(weight)
+
+
+def test_pair_diversity_by_hand() -> None:
+    images = torch.zeros(4, 1, 1, 2)
+    images[2, 0, 0] = torch.tensor([1.0, 3.0])  # pairs (0, 2) and (1, 3): mean absolute differences 2 and 0
+    one_class, other = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0])
+    both_same = torch.stack([one_class, other, one_class, other])
+    assert losses.pair_diversity(images, both_same).item() == pytest.approx((math.exp(-2) + 1) / 2)
+    first_same = torch.stack([one_class, other, one_class, one_class])
+    assert losses.pair_diversity(images, first_same).item() == pytest.approx(math.exp(-2))
+    none_same = torch.stack([one_class, other, other, one_class])
+    assert losses.pair_diversity(images, none_same).item() == 0
+
+
+def test_pair_diversity_drives_images_of_a_class_apart() -> None:
+    images = torch.randn(8, 1, 4, 4, requires_grad=True)
+    before = losses.pair_diversity(images, torch.zeros(8, 3))
+    (grad,) = torch.autograd.grad(before, images)
+    assert losses.pair_diversity(images - grad, torch.zeros(8, 3)) < before
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5, 4)])
+def test_moments_and_their_gradient_are_those_of_var_mean(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = (3 * torch.randn(shape, generator=generator) + 7).requires_grad_()
+    to_mean, to_var = torch.randn(2, 3, generator=generator)
+    mean, var = losses.moments(x)
+    (grad,) = torch.autograd.grad((mean * to_mean + var * to_var).sum(), x)
+    dims = [d for d in range(len(shape)) if d != 1]
+    other_var, other_mean = torch.var_mean(x, dim=dims, correction=0)
+    (other,) = torch.autograd.grad((other_mean * to_mean + other_var * to_var).sum(), x)
+    assert torch.allclose(mean, other_mean, atol=1e-5) and torch.allclose(var, other_var, rtol=1e-4)
+    assert torch.allclose(grad, other, atol=1e-5)

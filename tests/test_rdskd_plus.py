@@ -1,0 +1,106 @@
+"""What is particular to RDSKD+; the contract that every method keeps is in test_methods.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgekd import Images
+from edgekd.methods import configure, rdskd_plus
+from edgekd.methods.rdskd_plus import Config, one_cycle
+from edgekd.networks import LeNet
+from edgekd.student import build_student
+from edgekd.types import Run, StudentSpec, Teacher
+
+SMALL: dict[str, Any] = {
+    "rounds": 3, "image_steps": 12, "image_batch": 16, "latent": 8, "generator_width": 8, "batch": 16,
+    "student_steps": 6, "prior_images": 60,
+}  # fmt: skip
+
+
+def run(teacher: Teacher, folder: Path, **changes: Any) -> tuple[list[tuple[str, int, int, dict[str, float]]], Any]:
+    """Every line of the log, and the sampler."""
+    seen: list[tuple[str, int, int, dict[str, float]]] = []
+    folder.mkdir(exist_ok=True)
+    student = build_student(StudentSpec("resnet", 1, 4, teacher.images, teacher.classes), seed=3)
+
+    def log(phase: str, step: int, steps: int, **figures: float) -> None:
+        seen.append((phase, step, steps, figures))
+
+    config = Config(**{**SMALL, **changes})
+    return seen, rdskd_plus.distill(teacher, student, config, Run(torch.device("cpu"), 3, folder, log))
+
+
+def test_prior_follows_from_the_images(teacher: Teacher) -> None:
+    assert configure("rdskd_plus", "fast", {}, teacher).prior == "none"  # 8x8
+    for channels, prior in ((1, "procedural"), (3, "photo")):
+        images = Images(channels, 32, 32, (0.5,) * channels, (0.5,) * channels)
+        other = dataclasses.replace(teacher, model=LeNet(images, 10).eval(), images=images)
+        config = configure("rdskd_plus", "fast", {}, other)
+        assert config.prior == prior
+        assert config.image_steps == 0 and config.batch_norm == 0  # a LeNet has no statistics to refine towards
+        assert (config.warp, config.mixed) == ((1.0, 0.5) if channels == 3 else (0.0, 0.0))
+
+
+def test_terms_are_those_that_the_prior_and_the_round_call_for(teacher: Teacher, tmp_path: Path) -> None:
+    lines, _ = run(teacher, tmp_path / "none", prior="none")
+    images = [figures for phase, _, _, figures in lines if phase == "images"]
+    assert set(images[0]) == {"authenticity", "balance", "diversity", "batch_norm"}
+    assert set(images[-1]) == {*images[0], "adversarial"}  # after a third of the rounds
+    lines, _ = run(teacher, tmp_path / "strokes", prior="procedural")
+    images = [figures for phase, _, _, figures in lines if phase == "images"]
+    assert set(images[0]) == {"authenticity", "batch_norm"}
+
+
+def test_refinement_nears_statistics_and_classes(teacher: Teacher, tmp_path: Path) -> None:
+    lines, _ = run(teacher, tmp_path / "x", prior="procedural", rounds=1, image_steps=41, adversarial=0.0)
+    first, last = ([f for phase, _, _, f in lines if phase == "images"][i] for i in (0, -1))
+    assert last["authenticity"] < first["authenticity"] / 2
+    assert last["batch_norm"] < first["batch_norm"]
+
+
+def test_adversarial_term_reaches_the_images(teacher: Teacher, tmp_path: Path) -> None:
+    """The same run with and without it: the generator's images differ once it counts, not before."""
+    samples = []
+    for name, weight in (("with", 1.0), ("without", 0.0)):
+        _, sampler = run(teacher, tmp_path / name, prior="none", rounds=2, adversarial=weight, patience=0)
+        samples.append(sampler(4))
+    assert not torch.equal(*samples)
+
+
+def test_sheet_of_images_and_the_banks_are_there(teacher: Teacher, tmp_path: Path) -> None:
+    run(teacher, tmp_path / "x", prior="procedural")
+    assert {"images.png", "prior.u8", "made.u8"} <= {path.name for path in (tmp_path / "x").iterdir()}
+
+
+def test_samples_are_new_ones(teacher: Teacher, tmp_path: Path) -> None:
+    for prior in ("none", "procedural"):
+        _, sampler = run(teacher, tmp_path / prior, prior=prior)
+        first, second = sampler(8), sampler(8)
+        assert first.shape == (8, 1, 8, 8) and not torch.equal(first, second)
+
+
+def test_cycle_rises_and_falls() -> None:
+    assert one_cycle(0.0) == pytest.approx(0.04) and one_cycle(0.1) == pytest.approx(1.0)
+    assert one_cycle(0.55) == pytest.approx(0.5) and one_cycle(1.0) == pytest.approx(0.0)
+
+
+def test_flat_agreement_brings_the_end_near() -> None:
+    rounds = rdskd_plus._rounds
+    rising = [0.1 * k for k in range(1, 9)]
+    assert rounds(3, rising, 20, 20) == 20
+    assert rounds(3, [*rising, 0.8, 0.8, 0.801], 20, 20) == 11 + 4
+    assert rounds(3, [*rising, 0.8, 0.8, 0.81], 20, 20) == 20  # a gain
+    assert rounds(3, [*rising, 0.8, 0.8, 0.8, 0.8], 20, 15) == 15  # never later than decided
+    assert rounds(0, [0.5] * 10, 20, 20) == 20  # switched off
+
+
+def test_flat_run_ends_early(teacher: Teacher, tmp_path: Path) -> None:
+    lines, _ = run(teacher, tmp_path / "x", prior="procedural", rounds=10, image_steps=10, student_steps=10,
+                   student_lr=0.0, patience=2)  # fmt: skip
+    held_out = [step for phase, step, _, _ in lines if phase == "held out"]
+    assert len(held_out) < 10
