@@ -21,6 +21,7 @@ from edgekd.types import Images
 NAMES = ("none", "procedural", "photo")  # beside them: the path of a picture
 LEAVES = 16  # shapes per dead-leaves image
 CURVES, POINTS = 4, 32  # strokes per image at most, points per stroke
+DISTANCES = 2**25  # pixel to point, held in memory at once: 128 MB
 Source = Callable[[int, torch.Generator], Tensor]  # (n, rng) -> uint8 (n, C, H, W)
 
 
@@ -62,7 +63,8 @@ def strokes(n: int, images: Images, rng: torch.Generator) -> Tensor:
     curves[torch.arange(CURVES) >= count] = math.inf
     pixels = torch.cartesian_prod(torch.arange(h), torch.arange(w)) + 0.5
     points = (curves * size).nan_to_num(posinf=1e4).flatten(1, 2)
-    distance = torch.cat([torch.cdist(pixels, part).amin(-1) for part in points.split(1000)])  # (n, H * W)
+    few = max(1, DISTANCES // (len(pixels) * points.shape[1]))  # images at once
+    distance = torch.cat([torch.cdist(pixels, part).amin(-1) for part in points.split(few)])  # (n, H * W)
     width = (0.05 + 0.09 * torch.rand(n, 1, generator=rng)) * math.sqrt(h * w)
     ink = (width / 2 - distance + 0.5).clamp(0, 1) * (0.6 + 0.4 * torch.rand(n, 1, generator=rng))
     if sum(images.mean) / images.channels > 0.5:

@@ -46,6 +46,13 @@ def test_prior_follows_from_the_images(teacher: Teacher) -> None:
         assert (config.warp, config.mixed) == ((1.0, 0.5) if channels == 3 else (0.0, 0.0))
 
 
+def test_banks_of_large_images_stay_within_their_bytes(teacher: Teacher) -> None:
+    images = Images(3, 224, 224, (0.5,) * 3, (0.5,) * 3)
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 4)).eval()
+    config = configure("rdskd_plus", "fast", {}, dataclasses.replace(teacher, model=model, images=images))
+    assert config.prior_images == 2 * 10**9 // (3 * 224 * 224)
+
+
 def test_terms_are_those_that_the_prior_and_the_round_call_for(teacher: Teacher, tmp_path: Path) -> None:
     lines, _ = run(teacher, tmp_path / "none", prior="none")
     images = [figures for phase, _, _, figures in lines if phase == "images"]

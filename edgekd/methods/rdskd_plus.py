@@ -26,7 +26,7 @@ from edgekd.generator import Pixels, images_from, new_generator
 from edgekd.grid import write_grid
 from edgekd.observe import Observed, look
 from edgekd.prior import Source, open_prior
-from edgekd.types import Run, Sampler, Teacher
+from edgekd.types import Images, Run, Sampler, Teacher
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ BUDGETS: Mapping[str, Config] = {
     "best": Config(student_steps=64_000),
 }
 SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
-LARGEST = 100_000  # images in the bank of made ones
+LARGEST, LARGEST_MB = 100_000, 2_000  # of each bank: images, and 10**6 bytes
 HELD_OUT, FLAT = 512, 0.002  # images on which agreement is watched; a smaller gain is none
-CHUNK = 1_000  # images of the prior drawn at once
+CHUNK, CHUNK_NUMBERS = 1_000, 4_000_000  # of the prior drawn at once: images, and numbers that they have
 
 
 def derived(config: Config, teacher: Teacher) -> Config:
@@ -94,12 +94,18 @@ def derived(config: Config, teacher: Teacher) -> Config:
     return replace(
         config,
         prior=prior,
+        prior_images=min(config.prior_images, LARGEST_MB * 10**6 // numbers(facts)),
         rounds=rounds,
         image_steps=steps,
         batch_norm=config.batch_norm if statistics else 0.0,
         warp=float(colour) if config.warp is None else config.warp,
         mixed=0.5 * colour if config.mixed is None else config.mixed,
     )
+
+
+def numbers(images: Images) -> int:
+    """How many numbers, and as pixels bytes, one image has."""
+    return images.channels * images.height * images.width
 
 
 def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> Sampler:
@@ -114,8 +120,9 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     source = open_prior(config.prior or "none", facts)
     student_steps = config.student_steps // rounds
     kept = config.image_batch * (1 if source else -(-image_steps // 2))  # images of a round
+    most = min(LARGEST, LARGEST_MB * 10**6 // numbers(facts))
     given = Bank(run.folder / "prior.u8", facts, capacity=max(1, config.prior_images), classes=classes)
-    made = Bank(run.folder / "made.u8", facts, capacity=max(1, min(LARGEST, rounds * kept)), classes=classes)
+    made = Bank(run.folder / "made.u8", facts, capacity=max(1, min(most, rounds * kept)), classes=classes)
     maker = _maker(source, config, teacher, run, round_=0)
     optim_m = torch.optim.Adam(maker.parameters(), config.image_lr if source else config.generator_lr, (0.5, 0.999))
     optim_s = torch.optim.Adam(student.parameters(), config.student_lr)
@@ -133,7 +140,8 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             return images_from(maker, torch.randn(n, config.latent, generator=rng, device=run.device))
 
     while source and given.added < config.prior_images:
-        pixels = source(min(CHUNK, config.prior_images - given.added), pens)
+        chunk = max(1, min(CHUNK, CHUNK_NUMBERS // numbers(facts), config.prior_images - given.added))
+        pixels = source(chunk, pens)
         with torch.no_grad():
             given.add_pixels(pixels, logits_of(teacher.model, normalised(pixels.to(run.device), facts)))
         run.log("prior", given.added, config.prior_images)
