@@ -83,7 +83,8 @@ def distilled(
     keep_freed_memory()
     student, count = first_student(sizing.spec, teacher, seed=recipe.seed)
     if count:
-        say(f"{count:,} of the student's {sizing.student.parameters:,} first weights are the teacher's")
+        total = sum(p.numel() for p in student.parameters())
+        say(f"{count:,} of the student's {total:,} first weights are the teacher's")
     student = to_device(student, device)
     teacher_there = dataclasses.replace(teacher, model=to_device(teacher.model, device))
     begun = time.time()

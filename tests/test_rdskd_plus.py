@@ -51,6 +51,7 @@ def test_banks_of_large_images_stay_within_their_bytes(teacher: Teacher) -> None
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 4)).eval()
     config = configure("rdskd_plus", "fast", {}, dataclasses.replace(teacher, model=model, images=images))
     assert config.prior_images == 2 * 10**9 // (3 * 224 * 224)
+    assert config.batch == config.image_batch == 64
 
 
 def test_terms_are_those_that_the_prior_and_the_round_call_for(teacher: Teacher, tmp_path: Path) -> None:

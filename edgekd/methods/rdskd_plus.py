@@ -37,7 +37,7 @@ class Config:
     prior_images: int = 40_000  # drawn at the start
     rounds: int | None = None  # of making images; the student learns between them; None: by prior
     image_steps: int | None = None  # of the generators or of the refinement, over all rounds; None: by prior
-    image_batch: int = 256  # images per step
+    image_batch: int = 256  # images per step; of more than 64 pixels a side, 64 at most
     epoch: int = 60  # image steps between two refreshes of the references
     generator_width: int = 32  # channels; without a prior
     latent: int = 100  # length of z; without a prior
@@ -50,7 +50,7 @@ class Config:
     adversarial: float = 1.0  # images on which the student errs, after a third of the rounds
     increments: bool = True  # the exponential rule; without it plain sums
     student_steps: int = 4_000
-    batch: int = 256  # images per student step
+    batch: int = 256  # images per student step; of more than 64 pixels a side, 64 at most
     made_share: float = 0.5  # of a student's batch from the made images, the rest from the prior
     student_lr: float = 4e-3  # Adam's at its highest; one cycle
     temperature: float = 4.0  # of the distillation loss
@@ -90,11 +90,14 @@ def derived(config: Config, teacher: Teacher) -> Config:
             why="without a prior every image comes from a generator, one per round",
             fix="--set image_steps=480, fewer rounds, or a --prior",
         )
+    most = 64 if max(facts.height, facts.width) > 64 else config.batch + config.image_batch
     colour = facts.channels > 1  # drawn strokes and generated digits gain nothing, and the teacher's logits stay true
     return replace(
         config,
         prior=prior,
         prior_images=min(config.prior_images, LARGEST_MB * 10**6 // numbers(facts)),
+        batch=min(config.batch, most),
+        image_batch=min(config.image_batch, most),
         rounds=rounds,
         image_steps=steps,
         batch_norm=config.batch_norm if statistics else 0.0,
