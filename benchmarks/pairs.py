@@ -137,7 +137,7 @@ PAIRS: dict[str, Pair] = {
         "wrn16-1",
         ("svhn.npz",),  # the full set, which does not come with the checkout
         None,
-        lacking="edgekd has no WideResNet family: neither the teacher WRN40-2 nor the student WRN16-1 can be built yet",
+        lacking="there is no script yet that trains its teacher WRN40-2",
     ),
     "cifar10-resnet20": Pair(
         "ResNet-56 -> ResNet-20 (1x1 shortcuts)",
@@ -154,7 +154,7 @@ PAIRS: dict[str, Pair] = {
         "resnet18",
         ("cifar10_train_1of2.npz", "cifar10_train_2of2.npz", "cifar10_test.npz"),
         None,
-        lacking="edgekd has no ResNet-18 with the small stem of 32x32 images, and no teacher ResNet-34 yet",
+        lacking="there is no script yet that trains its teacher ResNet-34",
         cuda=True,
     ),
 }

@@ -1,4 +1,4 @@
-"""Architectures that edgekd builds itself: LeNet-5, the CIFAR and ImageNet ResNets of basic blocks, a plain network."""
+"""Architectures that edgekd builds itself: LeNet-5, ResNets of basic blocks, Wide ResNets, and a plain network."""
 
 from __future__ import annotations
 
@@ -69,24 +69,33 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """ResNet of basic blocks. Three stages behind a 3x3 stem for small images, four behind the 7x7 stem at 224.
 
-    depth: blocks per stage; width: channels of the first stage, doubled at each further one. With the small stem, depth
-    n and width 16 it is the CIFAR ResNet-(6n+2); with the large one, depth 2 and width 64, ResNet-18.
+    depth: blocks per stage, one number for all or one for each; width: channels of the first stage, doubled at each
+    further one. With the small stem, depth n and width 16 it is the CIFAR ResNet-(6n+2); depths (2, 2, 2, 2) and width
+    64 give ResNet-18, behind the small stem as data-free distillation has it on CIFAR (DAFL, RDSKD).
     """
 
     def __init__(
-        self, images: Images, classes: int, *, depth: int, width: int, large_stem: bool, option: str = "B"
+        self,
+        images: Images,
+        classes: int,
+        *,
+        depth: int | tuple[int, ...],
+        width: int,
+        large_stem: bool,
+        option: str = "B",
     ) -> None:
         super().__init__()
+        depths = (depth,) * (4 if large_stem else 3) if isinstance(depth, int) else depth
         self.large_stem = large_stem
         if large_stem:
             self.conv1 = nn.Conv2d(images.channels, width, 7, stride=2, padding=3, bias=False)
         else:
             self.conv1 = nn.Conv2d(images.channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.stages, channels = 4 if large_stem else 3, width
+        self.stages, channels = len(depths), width
         for stage in range(self.stages):
             out, blocks = width * 2**stage, []
-            for index in range(depth):
+            for index in range(depths[stage]):
                 blocks.append(BasicBlock(channels, out, 2 if stage and index == 0 else 1, option))
                 channels = out
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
@@ -102,6 +111,55 @@ class ResNet(nn.Module):
         for stage in range(self.stages):
             x = self.get_submodule(f"layer{stage + 1}")(x)
         logits: Tensor = self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits
+
+
+class WideBlock(nn.Module):
+    """Two 3x3 convolutions, each behind its BatchNorm and ReLU, around a shortcut. Names as in public checkpoints."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.convShortcut = nn.Conv2d(channels, out, 1, stride=stride, bias=False) if channels != out else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = F.relu(self.bn1(x))
+        y: Tensor = self.conv2(F.relu(self.bn2(self.conv1(activated))))
+        return y + (x if self.convShortcut is None else self.convShortcut(activated))
+
+
+class WideResNet(nn.Module):
+    """WRN-DEPTH-WIDEN for 32x32 images (Zagoruyko and Komodakis, BMVC 2016): three groups of (depth - 4) / 6 blocks.
+
+    The names are those of the public implementation that data-free distillation uses, so its checkpoints fit.
+    """
+
+    def __init__(self, images: Images, classes: int, *, depth: int, widen: int) -> None:
+        super().__init__()
+        if depth < 10 or (depth - 4) % 6:
+            raise ValueError(f"a Wide ResNet has 6n + 4 layers (10, 16, 22, 28, 34, 40), not {depth}")
+        self.conv1 = nn.Conv2d(images.channels, 16, 3, padding=1, bias=False)
+        channels = 16
+        for group, width in enumerate((16 * widen, 32 * widen, 64 * widen), start=1):
+            blocks = nn.Sequential()
+            for index in range((depth - 4) // 6):
+                blocks.append(WideBlock(channels, width, 2 if group > 1 and index == 0 else 1))
+                channels = width
+            self.add_module(f"block{group}", nn.ModuleDict({"layer": blocks}))
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.fc = nn.Linear(channels, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        for group in (1, 2, 3):
+            x = self.get_submodule(f"block{group}.layer")(x)
+        logits: Tensor = self.fc(F.adaptive_avg_pool2d(F.relu(self.bn1(x)), 1).flatten(1))
         return logits
 
 

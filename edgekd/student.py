@@ -10,7 +10,7 @@ from torch import nn
 from edgekd.errors import UsageError
 from edgekd.inherit import inherit, pruned
 from edgekd.latency import cost, memory_mb, model_mb, predict
-from edgekd.networks import LeNet, PlainNet, ResNet
+from edgekd.networks import LeNet, PlainNet, ResNet, WideResNet
 from edgekd.types import Cost, Images, Profile, Sizing, StudentSpec, Teacher
 
 LARGE = 64  # pixels: above it a ResNet starts with the 7x7 stem of ImageNet
@@ -23,6 +23,8 @@ TINY = 16  # pixels: up to it a plain network is worth more per parameter than a
 EXACT = re.compile(r"(resnet):(\d{1,2})x(\d{1,4})|(lenet|cnn):(\d{1,4})")  # one student of a family
 PRUNED = re.compile(r"pruned:(0?\.\d{1,2})")  # the share of the teacher's MACs
 PUBLISHED = {f"resnet{6 * n + 2}": n for n in range(1, 19)}  # CIFAR's, with shortcuts that have no parameters
+DEEP = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}  # blocks per stage
+WIDE = re.compile(r"wrn(10|16|22|28|34|40)-(\d{1,2})")  # WRN-DEPTH-WIDEN
 
 
 def first_student(spec: StudentSpec, teacher: Teacher, *, seed: int) -> tuple[nn.Module, int]:
@@ -49,13 +51,24 @@ def build_student(spec: StudentSpec, *, seed: int | None = None) -> nn.Module:
 def _build(spec: StudentSpec) -> nn.Module:
     if spec.family in ("lenet", "cnn"):
         return (LeNet if spec.family == "lenet" else PlainNet)(spec.images, len(spec.classes), width=spec.width)
+    if spec.family == "wrn":
+        return WideResNet(spec.images, len(spec.classes), depth=spec.depth, widen=spec.width)
     option = "A" if spec.family == "resnet-a" else "B"
     large = max(spec.images.height, spec.images.width) > LARGE and option == "B"
-    return ResNet(spec.images, len(spec.classes), depth=spec.depth, width=spec.width, large_stem=large, option=option)
+    depth = DEEP.get(spec.family, spec.depth)
+    return ResNet(spec.images, len(spec.classes), depth=depth, width=spec.width, large_stem=large, option=option)
 
 
 def named(name: str, images: Images, classes: tuple[str, ...]) -> StudentSpec | None:
-    """The one student that a name stands for ("resnet:1x16", "resnet8", "cnn:8", "lenet:3"); None for other names."""
+    """The one student that a name stands for; None for other names.
+
+    "resnet:1x16", "cnn:8", "lenet:3" (of a family), "resnet8" ... "resnet110", "resnet18", "resnet34", "wrn16-1"
+    (published ones), "pruned:0.5" (of this teacher).
+    """
+    if name in DEEP:
+        return StudentSpec(name, 2, 64, images, classes)
+    if match := WIDE.fullmatch(name):
+        return StudentSpec("wrn", int(match[1]), max(1, int(match[2])), images, classes)
     if name in PUBLISHED:
         return StudentSpec("resnet-a", PUBLISHED[name], 16, images, classes)
     if match := PRUNED.fullmatch(name):
@@ -70,6 +83,10 @@ def name_of(spec: StudentSpec) -> str:
     """The name that `named` reads."""
     if spec.family == "resnet-a":
         return f"resnet{6 * spec.depth + 2}"
+    if spec.family in DEEP:
+        return spec.family
+    if spec.family == "wrn":
+        return f"wrn{spec.depth}-{spec.width}"
     if spec.family == "pruned":
         return f"pruned:{spec.width / 100:.2f}"
     return f"resnet:{spec.depth}x{spec.width}" if spec.family == "resnet" else f"{spec.family}:{spec.width}"
@@ -94,18 +111,19 @@ def candidates(family: str, images: Images, classes: tuple[str, ...]) -> list[tu
     return sorted(counted, key=lambda pair: (pair[1].macs, pair[1].parameters, pair[0].depth))
 
 
-def broken(of: Cost, teacher: Cost, profile: Profile) -> list[str]:
+def broken(of: Cost, teacher: Cost, profile: Profile, *, share: float = SHARE) -> list[str]:
     """Which limits a network breaks, each as a short sentence; empty when it fits.
 
-    A limit on latency holds when the upper end of the predicted interval of the fastest precision meets it.
+    A limit on latency holds when the upper end of the predicted interval of the fastest precision meets it. share: of
+    the teacher's parameters and MACs.
     """
     fastest = min(profile.precisions, key=lambda p: predict(of, profile, p).latency_ms)
     figures = (
         ("latency", predict(of, profile, fastest).high_ms, profile.limits.latency_ms, "ms"),
         ("graph size", model_mb(of, fastest), profile.limits.model_mb, "MB"),
         ("memory", memory_mb(of, profile), profile.limits.memory_mb, "MB"),
-        ("parameters", of.parameters / 1e6, SHARE * teacher.parameters / 1e6, "M (half the teacher's)"),
-        ("MACs", of.macs / 1e6, SHARE * teacher.macs / 1e6, "M (half the teacher's)"),
+        ("parameters", of.parameters / 1e6, share * teacher.parameters / 1e6, f"M ({share:.0%} of the teacher's)"),
+        ("MACs", of.macs / 1e6, share * teacher.macs / 1e6, f"M ({share:.0%} of the teacher's)"),
     )
     return [
         f"{name} {value:.3g} over {limit:.3g} {unit}" for name, value, limit, unit in figures if limit and value > limit
@@ -126,6 +144,7 @@ def size_student(teacher: Teacher, profile: Profile, *, family: str = "auto") ->
             fix=f"auto, {', '.join(FAMILIES)}, or one: resnet:1x16, resnet8, cnn:8, lenet:3, pruned:0.5",
         )
     of_teacher = cost(teacher.model, teacher.images)
+    share = 1.0 if named(family, teacher.images, teacher.classes) else SHARE  # who names a student wants that one
     looked_at: list[tuple[StudentSpec, Cost]] = []
     small = max(teacher.images.height, teacher.images.width) <= TINY
     for name in (("cnn",) if small else ("resnet", "lenet")) if family == "auto" else (family,):
@@ -136,7 +155,7 @@ def size_student(teacher: Teacher, profile: Profile, *, family: str = "auto") ->
         looked_at += listed
         chosen = None
         for index, (_, of) in enumerate(listed):
-            if not broken(of, of_teacher, profile):
+            if not broken(of, of_teacher, profile, share=share):
                 chosen = index
         if chosen is not None:
             spec, of = listed[chosen]
@@ -148,14 +167,17 @@ def size_student(teacher: Teacher, profile: Profile, *, family: str = "auto") ->
                 predicted={p: predict(of, profile, p) for p in profile.precisions},
                 teacher_predicted={p: predict(of_teacher, profile, p) for p in profile.precisions},
                 candidates=len(looked_at),
-                bound_by="; ".join(broken(larger[0][1], of_teacher, profile)) if larger else "the family's largest",
+                bound_by="; ".join(broken(larger[0][1], of_teacher, profile, share=share))
+                if larger
+                else "the family's largest",
             )
     if not looked_at:
         images = teacher.images
         why = f"family {family} does not take images of {images.height}x{images.width}"
     else:
         spec, of = min(looked_at, key=lambda pair: pair[1].macs)
-        why = f"the smallest, {spec.family} of width {spec.width}: {'; '.join(broken(of, of_teacher, profile))}"
+        limits = "; ".join(broken(of, of_teacher, profile, share=share))
+        why = f"the smallest, {spec.family} of width {spec.width}: {limits}"
     raise UsageError(
         f"no student of {family if family != 'auto' else 'any family'} fits {profile.name}",
         code="E0210",

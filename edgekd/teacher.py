@@ -205,7 +205,7 @@ def _build(arch: str, images: Images, classes: int) -> nn.Module:
     raise TeacherError(
         f"unknown architecture {arch!r}.{nearest(arch, known)}",
         code="E0318",
-        why="known: resnet8 ... resnet110 (CIFAR), lenet5, lenet5half, torchvision:NAME, edgekd:resnet:DEPTHxWIDTH",
+        why="known: resnet8 ... resnet110 (CIFAR), resnet18, resnet34, wrn40-2, lenet5, lenet5half, torchvision:NAME",
         fix="name one of these, or write the file with edgekd.save_teacher in your project",
     )
 

@@ -85,8 +85,8 @@ class Profile:
 class StudentSpec:
     """An architecture of a family; edgekd/student.py builds it."""
 
-    family: str  # "resnet", "resnet-a" (CIFAR's published shortcuts), "cnn", "lenet" or "pruned"
-    depth: int  # resnet: blocks per stage; others: 1
+    family: str  # of edgekd/student.py: "resnet", "resnet-a" (CIFAR's shortcuts), "wrn", "cnn", "lenet", "pruned", ...
+    depth: int  # resnet: blocks per stage; wrn: layers; others: 1
     width: int  # channels of the first layer; pruned: percent of the teacher's MACs
     images: Images
     classes: tuple[str, ...]

@@ -108,7 +108,7 @@ def test_pairs_that_cannot_be_run_say_why(tmp_path: Path, capsys: pytest.Capture
     asked = ["--pairs", "svhn", "cifar10-resnet34", "cifar10-resnet20", "mnist", "--data", str(tmp_path)]
     assert methods.main([*asked, "--teachers", str(tmp_path), "--out", str(tmp_path / "out.jsonl")]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 4 and "WideResNet" in said[0] and all("CUDA" in text for text in said[1:3])
+    assert len(said) == 4 and "WRN40-2" in said[0] and all("CUDA" in text for text in said[1:3])
     assert "mnist.npz is not there" in said[3] and not (tmp_path / "out.jsonl").exists()
 
 

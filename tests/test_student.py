@@ -96,12 +96,14 @@ def test_lenet_follows_where_no_resnet_is_small_enough() -> None:
 
 
 def test_names_of_students(teacher: Teacher) -> None:
-    for name in ("resnet:2x12", "lenet:3"):
+    for name in ("resnet:2x12", "lenet:3", "cnn:8", "resnet8", "resnet18", "wrn16-1", "pruned:0.50"):
         spec = named(name, teacher.images, teacher.classes)
         assert spec is not None and name_of(spec) == name
-    assert not any(named(name, teacher.images, teacher.classes) for name in ("resnet", "lenet:0", "resnet:0x4", "x:1"))
+    assert not any(
+        named(name, teacher.images, teacher.classes) for name in ("resnet", "lenet:0", "wrn17-1", "resnet10")
+    )
     assert size_student(teacher, load_profile("jetson"), family="resnet:1x6").spec.width == 6
-    with pytest.raises(UsageError, match="half"):
+    with pytest.raises(UsageError, match="100% of the teacher"):
         raise_why(lambda: size_student(teacher, load_profile("jetson"), family="resnet:5x64"))
     with pytest.raises(UsageError, match="not one"):
         size_student(teacher, load_profile("jetson"), family="resnext")
@@ -133,3 +135,18 @@ def test_families_take_images_of_any_size(family: str, size: tuple[int, int]) ->
     for spec, of in candidates(family, images, ("a", "b"))[:2]:
         logits = build_student(spec, seed=0)(torch.zeros(2, 3, *size))
         assert logits.shape == (2, 2) and of.macs > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),  # of the published networks, 10 classes (DAFL, Fast-DFKD, Wide Residual Networks)
+    [("wrn16-1", 175_066), ("wrn16-2", 691_674), ("wrn40-1", 563_930), ("wrn40-2", 2_243_546), ("resnet18", 11_173_962),
+     ("resnet34", 21_282_122), ("resnet8", 75_290), ("resnet20", 269_722)],
+)  # fmt: skip
+def test_published_networks_have_their_size(name: str, parameters: int) -> None:
+    images = Images(3, 32, 32, (0.5,) * 3, (0.5,) * 3)
+    spec = named(name, images, tuple(map(str, range(10))))
+    assert spec is not None and name_of(spec) == name
+    with torch.device("meta"):
+        model = build_student(spec)
+        assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert sum(p.numel() for p in model.parameters()) == parameters
