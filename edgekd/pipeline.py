@@ -16,7 +16,7 @@ from edgekd.device import run_bundle
 from edgekd.errors import InputError
 from edgekd.evaluation import EvalData, load_eval_data, write_eval_data
 from edgekd.files import from_dict, plain
-from edgekd.methods import configure
+from edgekd.methods import METHODS, configure
 from edgekd.plan import expected_seconds, planned, seconds_per_step
 from edgekd.stages import bundled, claim, distilled, measured, referenced
 from edgekd.student import size_student
@@ -105,7 +105,7 @@ def _timed(
 ) -> Any:
     say("timing a few steps")
     speed = seconds_per_step(method, config, teacher, sizing.spec, seed)
-    chosen = planned(method, config, minutes, speed, settings)
+    chosen = METHODS[method].derived(planned(method, config, minutes, speed, settings), teacher)
     steps = ", ".join(f"{n} {v:,}" for n, v in vars(chosen).items() if n.endswith("_steps"))
     per_step = ", ".join(f"{phase} {1e3 * s:.3g} ms" for phase, s in speed.items())
     say(f"plan: {steps}; {sum(expected_seconds(chosen, speed)) / 60:.1f} minutes here ({per_step} a step)")

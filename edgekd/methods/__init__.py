@@ -58,4 +58,5 @@ def configure(method: str, budget: str, settings: Mapping[str, Any], teacher: Te
     whole = METHODS[method].derived(chosen, teacher)  # published steps may depend on the teacher's images
     if share == 1:
         return whole
-    return dataclasses.replace(whole, **{n: v for n, v in scaled(whole, share).items() if n not in settings})
+    steps = {n: v for n, v in scaled(whole, share).items() if n not in settings}
+    return METHODS[method].derived(dataclasses.replace(whole, **steps), teacher)
