@@ -33,7 +33,7 @@ from edgekd.types import Images, Run, Sampler, Teacher
 class Config:
     """Every term can be switched off by a weight of 0; none needs another weight than 1."""
 
-    prior: str | None = None  # none, procedural, photo or a picture's path; None: what measured best
+    prior: str | None = None  # none, procedural, photo or a picture's path; None: by the teacher's images
     prior_images: int = 40_000  # drawn at the start
     rounds: int | None = None  # of making images; the student learns between them; None: by prior
     image_steps: int | None = None  # of the generators or of the refinement, over all rounds; None: by prior
@@ -73,9 +73,9 @@ CHUNK, CHUNK_NUMBERS = 1_000, 4_000_000  # of the prior drawn at once: images, a
 def derived(config: Config, teacher: Teacher) -> Config:
     """The same settings with the prior chosen and what follows from it, without what the teacher does not have.
 
-    The prior is what measured best without customer data: none up to 16 pixels, where strokes are no digits; procedural
-    for gray images, crops of photographs for colour. Without a prior every image costs a step of a generator, so there
-    are many; pixels are refined only where there are BatchNorm statistics to refine them towards.
+    The prior, unless named: none up to 16 pixels, where strokes are no digits; strokes for gray images; crops of
+    photographs for colour. Without a prior every image costs a step of a generator, so there are many steps; pixels are
+    refined only where there are BatchNorm statistics to refine them towards.
     """
     facts, statistics = teacher.images, bool(look(teacher).batch_norms)
     by_images = "procedural" if facts.channels == 1 else "photo"
