@@ -28,6 +28,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {  # ingredient -> the options that take i
     "rounds": ("--set=rounds=1",),
     "warp": ("--set=warp=0",),
     "mixed": ("--set=mixed=0",),
+    "features": ("--set=features=0",),
     "early end": ("--set=patience=0",),
 }
 

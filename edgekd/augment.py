@@ -31,14 +31,3 @@ def mixed_up(images: Tensor, rng: torch.Generator) -> Tensor:
     n = len(images)
     weight = 0.5 + 0.5 * torch.rand(n, 1, 1, 1, generator=rng, device=images.device)
     return torch.lerp(images[torch.randperm(n, generator=rng, device=images.device)], images, weight)
-
-
-def cut_mixed(images: Tensor, rng: torch.Generator) -> Tensor:
-    """A rectangle of each image replaced by that of another, area uniform up to all (CutMix; Yun et al., ICCV 2019)."""
-    n, _, height, width = images.shape
-    side, y, x = torch.rand(3, n, 1, generator=rng, device=images.device)
-    side = side.sqrt() / 2  # half sides, as a share of the image
-    rows = ((torch.arange(height, device=images.device) + 0.5) / height - y).abs() < side
-    columns = ((torch.arange(width, device=images.device) + 0.5) / width - x).abs() < side
-    inside = (rows[:, :, None] & columns[:, None, :])[:, None]
-    return torch.where(inside, images[torch.randperm(n, generator=rng, device=images.device)], images)

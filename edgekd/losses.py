@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -180,6 +180,21 @@ def batch_norm_distance(
             var = (1 - momentum) * var + momentum * history[2 * layer + 1]
         norm = torch.linalg.vector_norm
         total = total + norm(mean - running_mean.float()) + norm(var - running_var.float())
+    return total
+
+
+def feature_distance(*, student: Mapping[Any, Tensor], teacher: Mapping[Any, Tensor]) -> Tensor:
+    """Mean squared difference of the feature maps that both have, in units of the teacher's variance, summed, >= 0.
+
+    Maps (N, C, H, W) by any key; those under the same key and of the same shape are compared, others left out: 0
+    where there are none. FitNets' hints (Romero et al., ICLR 2015) without a regressor, for students as wide.
+    """
+    total = torch.zeros(())
+    for key, seen in student.items():
+        wanted = teacher.get(key)
+        if wanted is not None and wanted.shape == seen.shape:
+            wanted = wanted.detach().float()
+            total = total + F.mse_loss(seen.float(), wanted) / wanted.var().clamp_min(1e-6)
     return total
 
 

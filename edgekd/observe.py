@@ -1,4 +1,4 @@
-"""What can be seen inside a teacher while it runs: the inputs of its BatchNorm layers and of its last linear layer."""
+"""What can be seen inside a network while it runs: BatchNorm's inputs, feature maps, what its classifier is fed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from edgekd.types import Images, Teacher
@@ -23,7 +23,7 @@ class Linear:
 
 
 class Observed(TorchFunctionMode):
-    """While active, collects every BatchNorm's input with its running mean and variance, and the last linear layer.
+    """While active, collects BatchNorm's inputs, the last feature map of each resolution, and the last linear layer.
 
     Works for modules and for captured programs alike, as both end in the same calls.
     """
@@ -31,6 +31,7 @@ class Observed(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.batch_norms: list[tuple[Tensor, Tensor, Tensor]] = []  # (N, C, ...), (C,), (C,) in the order of the layers
+        self.maps: dict[tuple[int, ...], Tensor] = {}  # (N, C, H, W) by (H, W): what a stage of the network ends with
         self.classifier: Linear | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -43,15 +44,31 @@ class Observed(TorchFunctionMode):
         elif func in (torch.nn.functional.linear, aten.linear.default):
             names = dict(zip(("input", "weight"), args, strict=False)) | kwargs
             self.classifier = Linear(names["input"], names["weight"])
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and result.ndim == 4:
+            self.maps[tuple(result.shape[2:])] = result
+        return result
 
 
-def look(teacher: Teacher) -> Observed:
-    """What a forward pass of two blank images shows: whether there is BatchNorm, and the classifier's weights."""
-    observed = Observed()
+def look(teacher: Teacher, model: nn.Module | None = None) -> Observed:
+    """What a forward pass of two blank images shows: whether there is BatchNorm, the classifier's weights, the maps.
+
+    model: another network for the teacher's images, in eval mode; the teacher's own if None.
+    """
+    model, observed = model or teacher.model, Observed()
+    images = blank(teacher.images, like=next(iter(model.state_dict().values()), None))
     with torch.no_grad(), observed:
-        teacher.model(blank(teacher.images, like=next(iter(teacher.model.state_dict().values()), None)))
+        model(images)
     return observed
+
+
+def share_maps(teacher: Teacher, student: nn.Module) -> bool:
+    """Whether some stage of both ends with feature maps of the same shape."""
+    was = student.training
+    theirs = look(teacher).maps
+    ours = look(teacher, student.eval()).maps
+    student.train(was)
+    return any(key in theirs and theirs[key].shape == map_.shape for key, map_ in ours.items())
 
 
 def blank(images: Images, *, like: Tensor | None = None, count: int = 2) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images that no customer made: procedural ones, and crops of a photograph. A start for the bank, beside the generator.
+"""Images that no customer made: procedural ones, and collages of a photograph. A start for the bank.
 
 Every function gives uint8 (n, C, H, W) on the CPU from a torch.Generator: same generator, same images.
 """
@@ -19,25 +19,30 @@ from edgekd.files import nearest
 from edgekd.types import Images
 
 NAMES = ("none", "procedural", "photo")  # beside them: the path of a picture
-LEAVES = 16  # shapes per dead-leaves image
+LEAVES = 4  # shapes per collage at most
+YUV = torch.tensor([[0.299, 0.587, 0.114], [-0.147, -0.289, 0.436], [0.615, -0.515, -0.100]])  # of RGB
 CURVES, POINTS = 4, 32  # strokes per image at most, points per stroke
 DISTANCES = 2**25  # pixel to point, held in memory at once: 128 MB
+Texture = Callable[[int, torch.Generator], Tensor]  # (n, rng) -> float (n, C, H, W) in [0, 1]
 Source = Callable[[int, torch.Generator], Tensor]  # (n, rng) -> uint8 (n, C, H, W)
 
 
 def open_prior(name: str, images: Images) -> Source | None:
     """The source that `--prior` names: None for "none", else a function that draws images of the teacher's size.
 
-    "procedural": strokes for grayscale, dead leaves for colour. "photo": crops of scikit-learn's two sample
-    photographs (CC BY 2.0). Otherwise a path: crops of that picture. Raises InputError for a file that is no picture.
+    "procedural": strokes for grayscale, collages of coloured noise for colour. "photo": collages of crops of
+    scikit-learn's two sample photographs (CC BY 2.0). Otherwise a path: collages of crops of that picture. Raises
+    InputError for a file that is no picture.
     """
     if name == "none":
         return None
     if name == "procedural":
-        return lambda n, rng: (strokes if images.channels == 1 else dead_leaves)(n, images, rng)
+        if images.channels == 1:
+            return lambda n, rng: strokes(n, images, rng)
+        return lambda n, rng: collages(n, images, rng, lambda n, rng: coloured_noise(n, images, rng))
     pictures = _sample_photographs() if name == "photo" else [_picture(Path(name))]
     pyramids = [_pyramid(picture, images) for picture in pictures]
-    return lambda n, rng: crops(n, pyramids, images, rng)
+    return lambda n, rng: collages(n, images, rng, lambda n, rng: crops(n, pyramids, images, rng))
 
 
 def strokes(n: int, images: Images, rng: torch.Generator) -> Tensor:
@@ -72,33 +77,48 @@ def strokes(n: int, images: Images, rng: torch.Generator) -> Tensor:
     return (255 * ink).round().to(torch.uint8).view(n, 1, h, w).expand(n, images.channels, h, w)
 
 
-def dead_leaves(n: int, images: Images, rng: torch.Generator) -> Tensor:
-    """Overlapping ellipses and rectangles of all sizes, each filled with a colour and 1/f noise.
+def collages(n: int, images: Images, rng: torch.Generator, texture: Texture) -> Tensor:
+    """Shapes pasted over each other, each cut from a texture of its own: round, lobed or square, of many sizes.
 
-    Shapes of all scales occlude each other as things in photographs do (Lee, Mumford, Huang, 2001; as training
-    images: Baradad et al., Learning to See by Looking at Noise, NeurIPS 2021).
+    Things in photographs occlude each other so (dead leaves; Lee, Mumford, Huang, 2001; as training images: Baradad et
+    al., Learning to See by Looking at Noise, NeurIPS 2021). The outline of one thing with the surface of another, in
+    any colour, shows far more to a student than the texture alone (benchmarks/NOTES.md).
     """
-    shape = (n, images.channels, images.height, images.width)
     y = torch.linspace(-1, 1, images.height)[:, None]
     x = torch.linspace(-1, 1, images.width)
-    canvas = _coloured_noise(shape, rng)
-    for _ in range(LEAVES):
-        u = torch.rand(n, 8, 1, 1, generator=rng).unbind(1)
-        radius = 0.15 * 10 ** u[0]  # of half the side: every scale as often
-        aspect, turn = 0.4 + 1.2 * u[1], math.pi * u[2]
-        dy, dx = y - (2.4 * u[3] - 1.2), x - (2.4 * u[4] - 1.2)
+    soft = max(images.height, images.width) / 2  # edges one pixel wide
+    canvas = _recoloured(texture(n, rng), rng)
+    count = torch.randint(LEAVES + 1, (n, 1, 1), generator=rng)
+    for leaf in range(LEAVES):
+        u = torch.rand(n, 10, 1, 1, generator=rng).unbind(1)
+        radius, aspect, turn = 0.25 * 4 ** u[0], 0.35 + 1.3 * u[1], math.pi * u[2]  # of half the side
+        dy, dx = y - (1.6 * u[3] - 0.8), x - (1.6 * u[4] - 0.8)
         along, across = dx * turn.cos() + dy * turn.sin(), (dy * turn.cos() - dx * turn.sin()) / aspect
-        round_one = along.square() + across.square() < radius.square()
-        square_one = torch.maximum(along.abs(), across.abs()) < 0.8 * radius
-        inside = torch.where(u[5] < 0.6, round_one, square_one)  # (n, H, W)
-        fill = _coloured_noise(shape, rng)
-        canvas = torch.where(inside[:, None], fill, canvas)
+        around, lobes = torch.atan2(across, along), 2 + (5 * u[5]).floor()
+        wave = 0.35 * u[6] * (lobes * around + 6.3 * u[7]).cos() + 0.2 * u[8] * ((lobes + 1) * around).cos()
+        lobed = radius * (1 + wave) - (along.square() + across.square()).sqrt()
+        square = 0.85 * radius - torch.maximum(along.abs(), across.abs())
+        inside = (torch.where(u[9] < 0.65, lobed, square) * soft + 0.5).clamp(0, 1) * (leaf < count)  # (n, H, W)
+        canvas = torch.lerp(canvas, _recoloured(texture(n, rng), rng), inside[:, None])
     return (255 * canvas).round().to(torch.uint8)
 
 
-def _coloured_noise(shape: tuple[int, int, int, int], rng: torch.Generator) -> Tensor:
-    """Noise of spectrum 1/f around one colour per image, of a random contrast; (N, C, H, W) in [0, 1]."""
-    n, c, h, w = shape
+def _recoloured(images: Tensor, rng: torch.Generator) -> Tensor:
+    """RGB (N, 3, H, W) in [0, 1], each image's hues turned by an angle and made 0 to 1.3 times as strong."""
+    n, channels = images.shape[:2]
+    if channels != 3:
+        return images
+    angle, strength = 2 * math.pi * torch.rand(n, generator=rng), 1.3 * torch.rand(n, generator=rng)
+    cos, sin, zero = strength * angle.cos(), strength * angle.sin(), torch.zeros(n)
+    turned = torch.stack([torch.ones(n), zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(n, 3, 3)
+    mixing = torch.linalg.inv(YUV) @ turned @ YUV  # (N, 3, 3)
+    recoloured: Tensor = torch.einsum("nij,njhw->nihw", mixing, images).clamp(0, 1)
+    return recoloured
+
+
+def coloured_noise(n: int, images: Images, rng: torch.Generator) -> Tensor:
+    """Noise of spectrum 1/f around one colour per image, of a random contrast; float (n, C, H, W) in [0, 1]."""
+    c, h, w = images.channels, images.height, images.width
     frequency = (torch.fft.fftfreq(h)[:, None].square() + torch.fft.rfftfreq(w).square()).sqrt()
     frequency[0, 0] = math.inf  # no mean: that is the colour
     white = torch.randn(n, 1, h, w, generator=rng) + 0.3 * torch.randn(n, c, h, w, generator=rng)
@@ -144,8 +164,8 @@ def crops(n: int, pyramids: list[list[Tensor]], images: Images, rng: torch.Gener
     tint = torch.exp(0.4 * (torch.rand(n, images.channels, 1, 1, generator=rng) - 0.5))
     mean = out.mean(dim=(1, 2, 3), keepdim=True)
     out = ((out - mean) * contrast + mean) * bright * tint
-    pixels: Tensor = (255 * out).round().clamp(0, 255).to(torch.uint8)
-    return pixels
+    changed: Tensor = out.clamp(0, 1)
+    return changed
 
 
 def _pyramid(picture: Tensor, images: Images) -> list[Tensor]:

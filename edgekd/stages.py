@@ -122,10 +122,10 @@ def data_statement(prior: str) -> str:
         case "none":
             return f"prior none: {made}"
         case "procedural":
-            return "prior procedural: " + drawn.format("drawn ones (strokes, dead leaves)")
+            return "prior procedural: " + drawn.format("drawn ones (strokes, or collages of noise)")
         case "photo":
-            return "prior photo: " + drawn.format("crops of scikit-learn's two sample photographs")
-    return "prior picture: " + drawn.format(f"crops of the user's picture {Path(prior).name}")
+            return "prior photo: " + drawn.format("collages of scikit-learn's two sample photographs")
+    return "prior picture: " + drawn.format(f"collages of the user's picture {Path(prior).name}")
 
 
 def bundled(

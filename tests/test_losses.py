@@ -252,3 +252,14 @@ def test_moments_and_their_gradient_are_those_of_var_mean(shape: tuple[int, ...]
     (other,) = torch.autograd.grad((other_mean * to_mean + other_var * to_var).sum(), x)
     assert torch.allclose(mean, other_mean, atol=1e-5) and torch.allclose(var, other_var, rtol=1e-4)
     assert torch.allclose(grad, other, atol=1e-5)
+
+
+def test_feature_distance_by_hand() -> None:
+    wanted = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)  # variance 2
+    other = torch.zeros(2, 5, 4, 4)
+    student = {(1, 1): torch.tensor([2.0, 1.0]).view(2, 1, 1, 1).requires_grad_(), (4, 4): other, (2, 2): other}
+    distance = losses.feature_distance(student=student, teacher={(1, 1): wanted, (4, 4): torch.zeros(2, 6, 4, 4)})
+    assert distance.item() == pytest.approx((1 + 4) / 2 / 2)  # other shapes, and keys of one side only, are left out
+    distance.backward()
+    assert student[1, 1].grad is not None
+    assert losses.feature_distance(student={(2, 2): other}, teacher={}).item() == 0

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from edgekd import Images
-from edgekd.augment import cut_mixed, mixed_up, warped
+from edgekd import Images, prior
+from edgekd.augment import mixed_up, warped
 from edgekd.errors import EnvironmentLacking, InputError
 from edgekd.prior import open_prior
 
@@ -75,5 +75,27 @@ def test_mixed_images_are_made_of_two() -> None:
     blended = mixed_up(x, rng)
     assert (blended.amax(dim=(1, 2, 3)) - blended.amin(dim=(1, 2, 3))).abs().max() < 1e-5  # each one value
     assert (blended[:, 0, 0, 0] - x[:, 0, 0, 0]).abs().max() <= 3.5 and blended.max() <= 7
-    for image, own in zip(cut_mixed(x, rng), x, strict=True):
-        assert len(set(image.flatten().tolist()) | {own[0, 0, 0].item()}) <= 2
+
+
+def test_recoloured_keeps_the_brightness() -> None:
+    images = 0.4 + 0.1 * torch.rand(32, 3, 6, 6, generator=torch.Generator().manual_seed(0))  # nothing to clamp
+    turned = prior._recoloured(images, torch.Generator().manual_seed(1))
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    assert torch.allclose((images * luma).sum(1), (turned * luma).sum(1), atol=1e-5)
+    assert (images - turned).abs().flatten(1).amax(1).min() > 1e-3
+
+
+def test_collage_is_pasted_from_textures_of_its_own() -> None:
+    """Flat textures, each of another gray: a collage has as many grays as pieces, beside soft edges."""
+    facts, grays = Images(1, 40, 40, (0.5,), (0.2,)), []
+
+    def texture(n: int, rng: torch.Generator) -> torch.Tensor:
+        grays.append(torch.rand(n, 1, 1, 1, generator=rng))
+        return grays[-1].expand(n, 1, 40, 40)
+
+    pictures = prior.collages(64, facts, torch.Generator().manual_seed(0), texture)
+    assert len(grays) == prior.LEAVES + 1
+    pieces = torch.stack([(pictures == (255 * gray).round()).flatten(1).sum(1) > 8 for gray in grays]).sum(0)
+    assert pieces.min() == 1 and pieces.max() == prior.LEAVES + 1  # some have no shape on their ground, some all
+    known = torch.stack([pictures == (255 * gray).round() for gray in grays]).any(0).float().mean()
+    assert known > 0.9  # the rest is edges

@@ -43,7 +43,7 @@ def test_prior_follows_from_the_images(teacher: Teacher) -> None:
         config = configure("rdskd_plus", "fast", {}, other)
         assert config.prior == prior
         assert config.image_steps == 0 and config.batch_norm == 0  # a LeNet has no statistics to refine towards
-        assert (config.warp, config.mixed) == ((1.0, 0.5) if channels == 3 else (0.0, 0.0))
+        assert (config.warp, config.mixed) == ((1.0, 1.0) if channels == 3 else (0.0, 0.0))
 
 
 def test_banks_of_large_images_stay_within_their_bytes(teacher: Teacher) -> None:

@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekd import losses
-from edgekd.augment import cut_mixed, mixed_up, warped
+from edgekd.augment import mixed_up, warped
 from edgekd.bank import Bank, normalised
 from edgekd.checkpoint import Checkpoint
 from edgekd.compute import descend, log_student, logits_of
 from edgekd.errors import UsageError
 from edgekd.generator import Pixels, images_from, new_generator
 from edgekd.grid import write_grid
-from edgekd.observe import Observed, look
+from edgekd.observe import Observed, look, share_maps
 from edgekd.prior import Source, open_prior
 from edgekd.types import Images, Run, Sampler, Teacher
 
@@ -56,7 +56,8 @@ class Config:
     temperature: float = 4.0  # of the distillation loss
     warp: float | None = None  # strength of turning, scaling, shifting; 0: none; None: 1 for colour
     patience: int = 4  # rounds without a gain in agreement on images held out, after which the end is near; 0: none
-    mixed: float | None = None  # share of the steps with images blended or cut together; None: half for colour
+    mixed: float | None = None  # share of the steps with images blended in pairs; None: all for colour
+    features: float = 1.0  # on feature maps, where the student has some of the teacher's shape
 
 
 BUDGETS: Mapping[str, Config] = {
@@ -73,9 +74,9 @@ CHUNK, CHUNK_NUMBERS = 1_000, 4_000_000  # of the prior drawn at once: images, a
 def derived(config: Config, teacher: Teacher) -> Config:
     """The same settings with the prior chosen and what follows from it, without what the teacher does not have.
 
-    The prior, unless named: none up to 16 pixels, where strokes are no digits; strokes for gray images; crops of
-    photographs for colour. Without a prior every image costs a step of a generator, so there are many steps; pixels are
-    refined only where there are BatchNorm statistics to refine them towards.
+    The prior, unless named: none up to 16 pixels, where strokes are no digits; strokes for gray images;
+    collages of photographs for colour. Without a prior every image costs a step of a generator, so there are many
+    steps; pixels are refined only where there are BatchNorm statistics to refine them towards.
     """
     facts, statistics = teacher.images, bool(look(teacher).batch_norms)
     by_images = "procedural" if facts.channels == 1 else "photo"
@@ -102,7 +103,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
         image_steps=steps,
         batch_norm=config.batch_norm if statistics else 0.0,
         warp=float(colour) if config.warp is None else config.warp,
-        mixed=0.5 * colour if config.mixed is None else config.mixed,
+        mixed=float(colour) if config.mixed is None else config.mixed,
     )
 
 
@@ -150,6 +151,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         run.log("prior", given.added, config.prior_images)
         checkpoint.keep(at)
 
+    alike = config.features > 0 and share_maps(teacher, student)
     student.train()
     while (round_ := at["round"]) < at["rounds"]:
         for step in range(at["image"], image_steps):
@@ -194,10 +196,14 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             fresh = config.batch - (round(config.batch * config.made_share) if len(made) else 0)
             first = given.sample(fresh, rng, balanced=True) if source else (sample(fresh), None)
             x, known = _lesson(config, step, first, made, rng)
-            with torch.no_grad():
-                target = logits_of(teacher.model, x) if known is None else known
-            guess = logits_of(student, x)
+            seen, wanted = Observed(), Observed()
+            with torch.no_grad(), wanted:
+                target = logits_of(teacher.model, x) if known is None or alike else known
+            with seen:
+                guess = logits_of(student, x)
             loss = losses.distillation(student=guess, teacher=target, temperature=config.temperature)
+            if alike:
+                loss = loss + config.features * losses.feature_distance(student=seen.maps, teacher=wanted.maps)
             descend(loss, optim_s)
             log_student(run, round_ * student_steps + step, of, loss=loss, guess=guess, target=target)
             at["student"] = step + 1
@@ -252,7 +258,7 @@ def _lesson(
     share = config.mixed or 0.0
     mix = (step + 1) * share % 1 < share  # evenly spread over the steps
     if mix:
-        x = mixed_up(x, rng) if step % 2 else cut_mixed(x, rng)
+        x = mixed_up(x, rng)
     return x, None if config.warp or mix else known
 
 
