@@ -34,7 +34,7 @@ class Config:
     """Every term can be switched off by a weight of 0; none needs another weight than 1."""
 
     prior: str | None = None  # none, procedural, photo or a picture's path; None: by the teacher's images
-    prior_images: int = 40_000  # drawn at the start
+    prior_images: int | None = None  # drawn at the start; None: 40,000, of colour 100,000
     rounds: int | None = None  # of making images; the student learns between them; None: by prior
     image_steps: int | None = None  # of the generators or of the refinement, over all rounds; None: by prior
     image_batch: int = 256  # images per step; of more than 64 pixels a side, 64 at most
@@ -51,8 +51,9 @@ class Config:
     increments: bool = True  # the exponential rule; without it plain sums
     student_steps: int = 4_000
     batch: int = 256  # images per student step; of more than 64 pixels a side, 64 at most
-    made_share: float = 0.5  # of a student's batch from the made images, the rest from the prior
-    student_lr: float = 4e-3  # Adam's at its highest; one cycle
+    made_share: float | None = None  # of a student's batch from the made images; None: 0.25 beside a prior, else 0.5
+    optimizer: str | None = None  # adam or sgd (momentum 0.9, weight decay 1e-4); None: sgd for colour with BatchNorm
+    student_lr: float | None = None  # at its highest; one cycle; None: 4e-3 for adam, 0.1 for sgd
     temperature: float = 4.0  # of the distillation loss
     warp: float | None = None  # strength of turning, scaling, shifting; 0: none; None: 1 for colour
     patience: int = 4  # rounds without a gain in agreement on images held out, after which the end is near; 0: none
@@ -91,17 +92,20 @@ def derived(config: Config, teacher: Teacher) -> Config:
             why="without a prior every image comes from a generator, one per round",
             fix="--set image_steps=480, fewer rounds, or a --prior",
         )
+    if config.optimizer not in (None, "adam", "sgd"):
+        raise UsageError(f"no optimizer {config.optimizer!r}", code="E0225", fix="--set optimizer=adam, or sgd")
     most = 64 if max(facts.height, facts.width) > 64 else config.batch + config.image_batch
     colour = facts.channels > 1  # drawn strokes and generated digits gain nothing, and the teacher's logits stay true
     return replace(
         config,
         prior=prior,
-        prior_images=min(config.prior_images, LARGEST_MB * 10**6 // numbers(facts)),
+        prior_images=min(config.prior_images or (100_000 if colour else 40_000), LARGEST_MB * 10**6 // numbers(facts)),
         batch=min(config.batch, most),
         image_batch=min(config.image_batch, most),
         rounds=rounds,
         image_steps=steps,
         batch_norm=config.batch_norm if statistics else 0.0,
+        made_share=(0.5 if prior == "none" else 0.25) if config.made_share is None else config.made_share,
         warp=float(colour) if config.warp is None else config.warp,
         mixed=float(colour) if config.mixed is None else config.mixed,
     )
@@ -119,17 +123,18 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     """
     config, facts, classes = derived(config, teacher), teacher.images, len(teacher.classes)
     rounds, image_steps = config.rounds or 1, (config.image_steps or 0) // (config.rounds or 1)
+    drawn, replayed = config.prior_images or 0, round(config.batch * (config.made_share or 0.0))
     rng = torch.Generator(run.device).manual_seed(run.seed)
     pens = torch.Generator().manual_seed(run.seed)  # of the prior, which is drawn on the CPU
     source = open_prior(config.prior or "none", facts)
     student_steps = config.student_steps // rounds
     kept = config.image_batch * (1 if source else -(-image_steps // 2))  # images of a round
     most = min(LARGEST, LARGEST_MB * 10**6 // numbers(facts))
-    given = Bank(run.folder / "prior.u8", facts, capacity=max(1, config.prior_images), classes=classes)
+    given = Bank(run.folder / "prior.u8", facts, capacity=max(1, drawn), classes=classes)
     made = Bank(run.folder / "made.u8", facts, capacity=max(1, min(most, rounds * kept)), classes=classes)
     maker = _maker(source, config, teacher, run, round_=0)
     optim_m = torch.optim.Adam(maker.parameters(), config.image_lr if source else config.generator_lr, (0.5, 0.999))
-    optim_s = torch.optim.Adam(student.parameters(), config.student_lr)
+    optim_s, student_lr = _optimizer(config, student, colour=facts.channels > 1)
     checkpoint = Checkpoint(
         run.folder / "distillation.ckpt",
         rng=rng, pens=pens, given=given, made=made, maker=maker, optim_m=optim_m, student=student, optim_s=optim_s,
@@ -143,12 +148,12 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 return normalised(source(n, pens).to(run.device), facts)
             return images_from(maker, torch.randn(n, config.latent, generator=rng, device=run.device))
 
-    while source and given.added < config.prior_images:
-        chunk = max(1, min(CHUNK, CHUNK_NUMBERS // numbers(facts), config.prior_images - given.added))
+    while source and given.added < drawn:
+        chunk = max(1, min(CHUNK, CHUNK_NUMBERS // numbers(facts), drawn - given.added))
         pixels = source(chunk, pens)
         with torch.no_grad():
             given.add_pixels(pixels, logits_of(teacher.model, normalised(pixels.to(run.device), facts)))
-        run.log("prior", given.added, config.prior_images)
+        run.log("prior", given.added, drawn)
         checkpoint.keep(at)
 
     alike = config.features > 0 and share_maps(teacher, student)
@@ -169,7 +174,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 student.eval()
                 terms["adversarial"] = losses.masked_adversarial(student=logits_of(student, x), teacher=logits)
                 student.train()
-            if step % config.epoch == 1 or step == 0:  # as published: the value at an epoch's second step
+            if step % config.epoch == 1 % config.epoch or step == 0:  # as published: an epoch's second step
                 at["references"] = {name: term.item() for name, term in terms.items()}
             loss_m = torch.stack([
                 getattr(config, name) * losses.bounded_increment(
@@ -192,8 +197,8 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             write_grid(*(made if len(made) else given).latest(512), run.folder / "images.png")
         of = at["rounds"] * student_steps
         for step in range(at["student"], student_steps):
-            optim_s.param_groups[0]["lr"] = config.student_lr * one_cycle((round_ * student_steps + step) / of)
-            fresh = config.batch - (round(config.batch * config.made_share) if len(made) else 0)
+            optim_s.param_groups[0]["lr"] = student_lr * one_cycle((round_ * student_steps + step) / of)
+            fresh = config.batch - (replayed if len(made) else 0)
             first = given.sample(fresh, rng, balanced=True) if source else (sample(fresh), None)
             x, known = _lesson(config, step, first, made, rng)
             seen, wanted = Observed(), Observed()
@@ -212,6 +217,16 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     student.eval()
     maker.eval()
     return sample
+
+
+def _optimizer(config: Config, student: nn.Module, *, colour: bool) -> tuple[torch.optim.Optimizer, float]:
+    """The student's optimizer and its highest rate. SGD wins where BatchNorm bounds its steps (benchmarks/NOTES.md)."""
+    norms = any(isinstance(module, nn.BatchNorm2d) for module in student.modules())
+    name = config.optimizer or ("sgd" if norms and colour else "adam")
+    lr = config.student_lr if config.student_lr is not None else {"adam": 4e-3, "sgd": 0.1}[name]
+    if name == "adam":
+        return torch.optim.Adam(student.parameters(), lr), lr
+    return torch.optim.SGD(student.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=1e-4), lr
 
 
 def _maker(source: Source | None, config: Config, teacher: Teacher, run: Run, round_: int) -> nn.Module:
