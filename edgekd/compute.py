@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgekd.types import Run
 
 M = TypeVar("M", bound=nn.Module)
+RATES = {"adam": 4e-3, "sgd": 0.1}  # the student's highest learning rate by optimizer
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
@@ -48,6 +49,22 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
     loss.backward()
     optimizer.step()
     return loss.detach()
+
+
+def student_optimizer(
+    student: nn.Module, name: str | None, lr: float | None, *, colour: bool
+) -> torch.optim.Optimizer:
+    """The optimizer `name` of RATES at the rate `lr`, by default its own.
+
+    By default SGD for students with BatchNorm of colour images, which then learn more from the same images, else Adam
+    (benchmarks/NOTES.md).
+    """
+    norms = any(isinstance(module, nn.BatchNorm2d) for module in student.modules())
+    name = name or ("sgd" if norms and colour else "adam")
+    lr = RATES[name] if lr is None else lr
+    if name == "adam":
+        return torch.optim.Adam(student.parameters(), lr)
+    return torch.optim.SGD(student.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
 
 
 def log_student(run: Run, step: int, steps: int, *, loss: Tensor, guess: Tensor, target: Tensor) -> None:

@@ -20,7 +20,7 @@ from edgekd import losses
 from edgekd.augment import mixed_up, warped
 from edgekd.bank import Bank, normalised
 from edgekd.checkpoint import Checkpoint
-from edgekd.compute import descend, log_student, logits_of
+from edgekd.compute import RATES, descend, log_student, logits_of, student_optimizer
 from edgekd.errors import UsageError
 from edgekd.generator import Pixels, images_from, new_generator
 from edgekd.grid import write_grid
@@ -92,8 +92,8 @@ def derived(config: Config, teacher: Teacher) -> Config:
             why="without a prior every image comes from a generator, one per round",
             fix="--set image_steps=480, fewer rounds, or a --prior",
         )
-    if config.optimizer not in (None, "adam", "sgd"):
-        raise UsageError(f"no optimizer {config.optimizer!r}", code="E0225", fix="--set optimizer=adam, or sgd")
+    if config.optimizer not in (None, *RATES):
+        raise UsageError(f"no optimizer {config.optimizer!r}", code="E0225", fix=f"one of {', '.join(RATES)}")
     most = 64 if max(facts.height, facts.width) > 64 else config.batch + config.image_batch
     colour = facts.channels > 1  # drawn strokes and generated digits gain nothing, and the teacher's logits stay true
     return replace(
@@ -134,7 +134,8 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     made = Bank(run.folder / "made.u8", facts, capacity=max(1, min(most, rounds * kept)), classes=classes)
     maker = _maker(source, config, teacher, run, round_=0)
     optim_m = torch.optim.Adam(maker.parameters(), config.image_lr if source else config.generator_lr, (0.5, 0.999))
-    optim_s, student_lr = _optimizer(config, student, colour=facts.channels > 1)
+    optim_s = student_optimizer(student, config.optimizer, config.student_lr, colour=facts.channels > 1)
+    student_lr = optim_s.param_groups[0]["lr"]
     checkpoint = Checkpoint(
         run.folder / "distillation.ckpt",
         rng=rng, pens=pens, given=given, made=made, maker=maker, optim_m=optim_m, student=student, optim_s=optim_s,
@@ -217,16 +218,6 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     student.eval()
     maker.eval()
     return sample
-
-
-def _optimizer(config: Config, student: nn.Module, *, colour: bool) -> tuple[torch.optim.Optimizer, float]:
-    """The student's optimizer and its highest rate. SGD wins where BatchNorm bounds its steps (benchmarks/NOTES.md)."""
-    norms = any(isinstance(module, nn.BatchNorm2d) for module in student.modules())
-    name = config.optimizer or ("sgd" if norms and colour else "adam")
-    lr = config.student_lr if config.student_lr is not None else {"adam": 4e-3, "sgd": 0.1}[name]
-    if name == "adam":
-        return torch.optim.Adam(student.parameters(), lr), lr
-    return torch.optim.SGD(student.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=1e-4), lr
 
 
 def _maker(source: Source | None, config: Config, teacher: Teacher, run: Run, round_: int) -> nn.Module:
