@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from edgekd.ranks import split, sum_gradients
 from edgekd.types import Run
 
 M = TypeVar("M", bound=nn.Module)
@@ -39,21 +40,19 @@ def to_device(module: M, device: torch.device) -> M:
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     """A classifier's logits (N, K) of images x (N, C, H, W), in the precision of the device."""
     with autocast(x.device):
-        logits: Tensor = model(x)
-    return logits
+        return split(model, x)
 
 
 def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
     """One step of `optimizer` down the gradient of `loss`; gives the loss as a value without it."""
     optimizer.zero_grad()
     loss.backward()
+    sum_gradients(optimizer)
     optimizer.step()
     return loss.detach()
 
 
-def student_optimizer(
-    student: nn.Module, name: str | None, lr: float | None, *, colour: bool
-) -> torch.optim.Optimizer:
+def student_optimizer(student: nn.Module, name: str | None, lr: float | None, *, colour: bool) -> torch.optim.Optimizer:
     """The optimizer `name` of RATES at the rate `lr`, by default its own.
 
     By default SGD for students with BatchNorm of colour images, which then learn more from the same images, else Adam

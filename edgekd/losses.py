@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgekd.ranks import average, whole
+
 EPS = 1e-10  # of a variance
 
 
@@ -124,7 +126,7 @@ def activation(features: Tensor) -> Tensor:
 
     DAFL (Chen et al., ICCV 2019).
     """
-    return -features.float().abs().mean()
+    return -average(features.float().abs().mean())
 
 
 def mode_seeking(images: Tensor, z: Tensor) -> Tensor:
@@ -160,7 +162,8 @@ class _Moments(torch.autograd.Function):
 def moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (uncorrected) variance of each channel over batch and pixels, (C,) each, fp32. inputs: (N, C, ...)."""
     mean, var = _Moments.apply(inputs)  # type: ignore[no-untyped-call]
-    return mean, var
+    whole_mean = average(mean)
+    return whole_mean, var if whole_mean is mean else average(var + mean.square()) - whole_mean.square()
 
 
 def batch_norm_distance(
@@ -193,8 +196,8 @@ def feature_distance(*, student: Mapping[Any, Tensor], teacher: Mapping[Any, Ten
     for key, seen in student.items():
         wanted = teacher.get(key)
         if wanted is not None and wanted.shape == seen.shape:
-            wanted = wanted.detach().float()
-            total = total + F.mse_loss(seen.float(), wanted) / wanted.var().clamp_min(1e-6)
+            wanted = whole(wanted.detach()).float()
+            total = total + F.mse_loss(whole(seen).float(), wanted) / wanted.var().clamp_min(1e-6)
     return total
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgekd import losses
 from edgekd.checkpoint import Checkpoint
-from edgekd.compute import autocast
+from edgekd.compute import descend, log_student, logits_of
 from edgekd.generator import images_from, new_generator
 from edgekd.observe import Observed
 from edgekd.types import Run, Sampler, Teacher
@@ -82,8 +82,8 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     reference_ie = torch.tensor(at["reference_ie"], device=run.device)
     for step in range(at["generator"], config.generator_steps):
         x = images(config.batch)
-        with autocast(run.device), Observed() as observed:
-            logits = teacher.model(x)
+        with Observed() as observed:
+            logits = logits_of(teacher.model, x)
         oh, ie = losses.one_hot(logits), losses.information_entropy(logits)
         ds = losses.diversity_seeking(x, logits)
         loss_g = (
@@ -93,9 +93,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         )
         if config.batch_norm:
             loss_g = loss_g + config.batch_norm * losses.batch_norm(observed.batch_norms)
-        optim_g.zero_grad()
-        loss_g.backward()
-        optim_g.step()
+        descend(loss_g, optim_g)
         if step % config.epoch == 1:  # the second step of an epoch, as released
             reference_oh, reference_ie = oh.detach(), ie.detach()
         if step % 20 == 0 or step == config.generator_steps - 1:
@@ -109,18 +107,13 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     for step in range(at["student"], config.student_steps):
         rate = 0.1 if step >= config.student_decay_at * config.student_steps else 1.0
         optim_s.param_groups[0]["lr"] = config.student_lr * rate
-        with torch.no_grad(), autocast(run.device):
+        with torch.no_grad():
             x = images(config.batch)
-            target = teacher.model(x)
-        with autocast(run.device):
-            guess = student(x)
+            target = logits_of(teacher.model, x)
+        guess = logits_of(student, x)
         loss_s = losses.distillation(student=guess, teacher=target, temperature=config.temperature)
-        optim_s.zero_grad()
-        loss_s.backward()
-        optim_s.step()
-        if step % 20 == 0 or step == config.student_steps - 1:
-            agreement = (guess.argmax(dim=1) == target.argmax(dim=1)).float().mean()
-            run.log("student", step + 1, config.student_steps, loss=loss_s.item(), agreement=agreement.item())
+        loss_s = descend(loss_s, optim_s)
+        log_student(run, step, config.student_steps, loss=loss_s, guess=guess, target=target)
         at |= {"student": step + 1}
         checkpoint.keep(at)
     student.eval()

@@ -1,0 +1,127 @@
+"""Two processes with half of each batch against one with the whole."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+
+from edgekd import Images, compute, losses
+from edgekd.errors import UsageError
+from edgekd.methods import METHODS, configure
+from edgekd.networks import ResNet
+from edgekd.observe import Observed
+from edgekd.ranks import ranks, split, sum_gradients
+from edgekd.types import Run, Teacher
+
+FACTS = Images(3, 8, 8, (0.5,) * 3, (0.2,) * 3)
+
+
+def teacher() -> Teacher:
+    torch.manual_seed(0)
+    model = ResNet(FACTS, 4, depth=1, width=4, large_stem=False)
+    model.train()(torch.randn(64, 3, 8, 8))  # running statistics of its own
+    for parameter in model.eval().parameters():
+        parameter.requires_grad_(False)
+    return Teacher(model=model, images=FACTS, classes=tuple("abcd"), sha256="", architecture="x")
+
+
+def student() -> ResNet:
+    torch.manual_seed(1)
+    return ResNet(FACTS, 4, depth=1, width=4, large_stem=False)
+
+
+def one_step(folder: Path) -> dict[str, Tensor]:
+    """Gradients of images, as they are refined, and the state of a student after a step, with all that crosses rows."""
+    of, model = teacher(), student().train()
+    x = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    optim_x, optim_s = torch.optim.SGD([x], 0.1), torch.optim.SGD(model.parameters(), 0.1)
+    with Observed() as seen:
+        logits = split(of.model, x)
+    loss = losses.batch_norm(seen.batch_norms) + losses.information_entropy(logits) + losses.one_hot(logits)
+    assert seen.classifier
+    loss = loss + losses.batch_norm_distance(seen.batch_norms) + losses.activation(seen.classifier.features)
+    loss.backward()
+    sum_gradients(optim_x)
+    assert x.grad is not None
+    found = {"loss": loss.detach(), "x": x.grad.clone()}
+    with Observed() as ours:
+        guess = split(model, x.detach())
+    with torch.no_grad(), Observed() as theirs:
+        target = split(of.model, x.detach())
+    loss = losses.distillation(student=guess, teacher=target, temperature=4.0)
+    loss = loss + losses.feature_distance(student=ours.maps, teacher=theirs.maps)
+    compute.descend(loss, optim_s)
+    return found | {"distillation": loss.detach(), **model.state_dict()}
+
+
+def trained(folder: Path, prior: str, **further: float) -> dict[str, Tensor]:
+    """The student of a short whole training."""
+    of, model = teacher(), student()
+    settings = {"prior": prior, "rounds": 2, "image_steps": 8, "student_steps": 8, "image_batch": 16, "batch": 16}
+    settings |= {"prior_images": 64, "student_lr": 0.01, "optimizer": "sgd", "generator_width": 8, **further}
+    config = configure("rdskd_plus", "fast", settings, of)
+    folder = folder / str(dist.get_rank() if ranks() > 1 else "whole")
+    folder.mkdir()
+    run = Run(torch.device("cpu"), 0, folder, lambda *args, **figures: None)
+    METHODS["rdskd_plus"].distill(of, model, dataclasses.replace(config), run)
+    return dict(model.state_dict())
+
+
+def without_prior(folder: Path) -> dict[str, Tensor]:
+    """On fresh images: in a bank's bytes, rounding of 1e-7 that falls on an edge would count as a whole step."""
+    return trained(folder, "none", made_share=0.0)
+
+
+def with_prior(folder: Path) -> dict[str, Tensor]:
+    return trained(folder, "procedural")
+
+
+def work(rank: int, folder: Path, task: Callable[[Path], dict[str, Tensor]]) -> None:
+    torch.set_num_threads(1)
+    compute.bf16_pays = lambda kind: False  # type: ignore[assignment]  # rounding would hide what is compared
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(task(folder), folder / f"{rank}.pt")
+    dist.barrier()  # nobody leaves while another is still on its way
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("task", [one_step, without_prior, with_prior])
+def test_two_processes_train_as_one(
+    task: Callable[[Path], dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compute, "bf16_pays", lambda kind: False)
+    alone = task(tmp_path)
+    spawn(work, (tmp_path, task), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert alone.keys() == first.keys()
+    for name, value in alone.items():
+        assert torch.equal(first[name], second[name]), name  # ranks never part
+        assert torch.allclose(value, first[name], rtol=1e-5, atol=1e-5), (name, (value - first[name]).abs().max())
+
+
+def indivisible(folder: Path) -> dict[str, Tensor]:
+    model, x = nn.Linear(3, 2), torch.ones(5, 3)
+    with torch.no_grad():
+        same = torch.equal(split(model, x), model(x))
+    with pytest.raises(UsageError, match="share a batch of 5 images alike"):
+        split(model, x)
+    return {"same": torch.tensor(same)}
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_where_it_trains(tmp_path: Path) -> None:
+    spawn(work, (tmp_path, indivisible), nprocs=2)
+    assert torch.load(tmp_path / "1.pt", weights_only=True)["same"]
+
+
+def test_one_process_is_not_touched() -> None:
+    model, x = nn.BatchNorm2d(3), torch.randn(4, 3, 5, 5)
+    other: Any = nn.BatchNorm2d(3)
+    assert ranks() == 1 and torch.equal(split(model, x), other(x))
