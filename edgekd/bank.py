@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgekd.errors import EnvironmentLacking
+from edgekd.ranks import one_after_the_first
 from edgekd.types import Images
 
 
@@ -31,7 +32,8 @@ class Bank:
     """Up to `capacity` images with their logits; when it is full the oldest are overwritten.
 
     The file is the memory: the system keeps it in RAM while there is room and on the disk of the output folder when
-    there is not, and an interrupted run finds its images again. Its space is reserved at the start, so that a full disk
+    there is not, and an interrupted run finds its images again. Processes that train together share it: each writes the
+    same bytes before it reads them. Its space is reserved at the start, so that a full disk
     shows there and not in the middle of a training. pixels: uint8 (capacity, C, H, W); logits: fp16 (capacity, K).
     """
 
@@ -42,7 +44,7 @@ class Bank:
         shape = (capacity, images.channels, images.height, images.width)
         sizes = (int(np.prod(shape)), capacity * classes * 2)
         try:
-            with open(path, "r+b" if path.exists() else "w+b") as file:
+            with one_after_the_first(), open(path, "r+b" if path.exists() else "w+b") as file:
                 os.posix_fallocate(file.fileno(), 0, sum(sizes)) if hasattr(os, "posix_fallocate") else None
                 file.truncate(sum(sizes))
         except OSError as error:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from edgekd.errors import Interrupted
 from edgekd.files import written
+from edgekd.ranks import any_of, first, one_after_the_first
 
 EVERY_S = 10.0  # seconds between two saves
 _stop: list[int] = []  # the signal that asked to stop, once one has
@@ -62,21 +63,29 @@ class Checkpoint:
         return saved
 
     def keep(self, counters: dict[str, Any]) -> None:
-        """Call once per step: saves when it is due; when a signal has come, saves and raises Interrupted."""
-        if not _stop and time.monotonic() - self.saved < EVERY_S:
-            return
+        """Call once per step: saves when it is due; when a signal has come, saves and raises Interrupted.
+
+        Of processes that train together the first saves, and all stop at the same step.
+        """
+        stop = any_of(bool(_stop))
+        if first() and (stop or time.monotonic() - self.saved >= EVERY_S):
+            self._save(counters)
+        if stop:
+            with one_after_the_first():  # torchrun ends all when one has ended, so not before it is saved
+                pass
+            raise Interrupted(
+                "stopped; all work so far is saved",
+                signal=_stop[0] if _stop else signal.SIGTERM,
+                fix="run the same command again: it goes on from here",
+            )
+
+    def _save(self, counters: dict[str, Any]) -> None:
         state: dict[str, Any] = {"counters": counters}
         for name, part in self.parts.items():
             state[name] = part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
         with written(self.path) as temporary:
             torch.save(state, temporary)
         self.saved = time.monotonic()
-        if _stop:
-            raise Interrupted(
-                "stopped; all work so far is saved",
-                signal=_stop[0],
-                fix="run the same command again: it goes on from here",
-            )
 
 
 def scalar(value: float | Tensor) -> float:

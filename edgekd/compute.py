@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from contextlib import AbstractContextManager
 from functools import cache
@@ -11,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from edgekd.ranks import split, sum_gradients
+from edgekd.ranks import ranks, split, sum_gradients
 from edgekd.types import Run
 
 M = TypeVar("M", bound=nn.Module)
@@ -90,7 +91,7 @@ def keep_freed_memory() -> None:
 
 
 def choose_device() -> torch.device:
-    """A GPU when there is one that runs a kernel, else the CPU."""
+    """A GPU when there is one that runs a kernel, else the CPU; under torchrun the GPU of this process."""
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if ranks() > 1 else torch.device("cuda")
     return torch.device("cpu")

@@ -13,11 +13,12 @@ from typing import Any
 import edgekd
 from edgekd.bundle import read_bundle
 from edgekd.device import run_bundle
-from edgekd.errors import InputError
+from edgekd.errors import InputError, UsageError
 from edgekd.evaluation import EvalData, load_eval_data, write_eval_data
 from edgekd.files import from_dict, plain
 from edgekd.methods import METHODS, configure
 from edgekd.plan import expected_seconds, planned, seconds_per_step
+from edgekd.ranks import meet, one_after_the_first, ranks
 from edgekd.stages import bundled, claim, distilled, measured, referenced
 from edgekd.student import size_student
 from edgekd.types import Bundle, Log, Profile, Recipe, Sizing, Teacher
@@ -62,9 +63,18 @@ def compress(
     method's BUDGETS or a fraction of the longest one's steps; settings: single fields of the method's Config on top.
     minutes: how long the whole may take here, instead of a budget; the steps follow from a short probe.
     eval_data only ever reaches the report. log: figures of the training; say: one line per stage.
-    Raises EdgekdError children; Interrupted (after saving) on SIGINT or SIGTERM.
+    Raises EdgekdError children; Interrupted (after saving) on SIGINT or SIGTERM. Under torchrun the processes train
+    together; all but the first end after that, by SystemExit.
     """
     start, folder = time.monotonic(), Path(folder)
+    meet()
+    if minutes is not None and ranks() > 1:
+        raise UsageError(
+            "--minutes is for one process",
+            code="E0227",
+            why="each would time its own steps and plan another training",
+            fix="name a --budget",
+        )
     config = configure(method, budget, settings or {}, teacher)
     sizing = size_student(teacher, profile, family=family)
     if minutes is not None:
@@ -74,7 +84,8 @@ def compress(
         )
     recipe = Recipe(method, budget, config, seed)
     asked = {"teacher": teacher.sha256, "profile": profile, "student": sizing.spec, "recipe": recipe}
-    claim(folder, plain(asked | {"edgekd": edgekd.__version__}))
+    with one_after_the_first():
+        claim(folder, plain(asked | {"edgekd": edgekd.__version__}))
     student, pixels = distilled(teacher, sizing, recipe, folder, log, say)
     bundle = bundled(teacher, student, pixels, sizing, profile, recipe, folder, say)
     reference = referenced(teacher, profile, folder, say)

@@ -7,6 +7,9 @@ The result is that of one process, to rounding. Started by torchrun; a single pr
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +19,46 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from edgekd.errors import UsageError
+
+
+def meet() -> None:
+    """Joins the processes that torchrun has started for this command; alone, nothing happens."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and ranks() == 1:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+
+
+def leave_to_the_first() -> None:
+    """Ends what `meet` began: the first process goes on alone, the others end by SystemExit."""
+    if ranks() > 1:
+        others = not first()
+        dist.barrier()
+        dist.destroy_process_group()
+        if others:
+            raise SystemExit(0)
+
+
+def first() -> bool:
+    """Whether this process is the one that writes files and goes on after the training."""
+    return ranks() == 1 or dist.get_rank() == 0
+
+
+@contextmanager
+def one_after_the_first() -> Iterator[None]:
+    """The others enter when the first process is through."""
+    if not first():
+        dist.barrier()
+    yield
+    if ranks() > 1 and first():
+        dist.barrier()
+
+
+def any_of(here: bool) -> bool:
+    """Whether it is so in any of the processes."""
+    if ranks() == 1:
+        return here
+    flag = torch.tensor(float(here))
+    dist.all_reduce(flag)
+    return bool(flag > 0)
 
 
 def ranks() -> int:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import edgekd
+from edgekd import ranks
 from edgekd.bank import to_pixels
 from edgekd.bundle import SCHEMA, read_bundle, write_bundle
 from edgekd.checkpoint import stoppable
@@ -72,10 +73,14 @@ def distilled(
     log: Log,
     say: Callable[[str], None],
 ) -> tuple[nn.Module, Pixels]:
-    """The trained student and generated images that it has not seen, from disk where this stage is finished."""
+    """The trained student and generated images that it has not seen, from disk where this stage is finished.
+
+    Processes that torchrun started beside the first end here, by SystemExit.
+    """
     images, student_file, images_file = sizing.spec.images, folder / "student.pt", folder / "images.npz"
     if student_file.exists():  # written last
         say("student distilled already")
+        ranks.leave_to_the_first()
         with np.load(images_file, allow_pickle=False) as stored:
             return load_teacher(student_file).model, stored["pixels"]
     say(f"distilling with {recipe.method} on {choose_device()}")
@@ -90,6 +95,8 @@ def distilled(
     begun = time.time()
 
     def logged(phase: str, step: int, steps: int, **figures: float) -> None:
+        if not ranks.first():
+            return
         line = {"time_s": round(time.time() - begun, 2), "phase": phase, "step": step, **figures}
         with open(folder / "log.jsonl", "a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
@@ -101,6 +108,7 @@ def distilled(
         )
     count = CALIBRATION + max(64, min(SAMPLES, LARGEST_SAMPLES // (images.channels * images.height * images.width)))
     parts = [to_pixels(sampler(min(256, count - at)), images).cpu().numpy() for at in range(0, count, 256)]
+    ranks.leave_to_the_first()
     with written(images_file) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, pixels=np.concatenate(parts))
     teacher.model.cpu()

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from edgekd import Images, compute, losses
-from edgekd.errors import UsageError
+from edgekd import Images, checkpoint, compute, losses
+from edgekd.errors import Interrupted, UsageError
 from edgekd.methods import METHODS, configure
 from edgekd.networks import ResNet
 from edgekd.observe import Observed
@@ -125,3 +130,50 @@ def test_one_process_is_not_touched() -> None:
     model, x = nn.BatchNorm2d(3), torch.randn(4, 3, 5, 5)
     other: Any = nn.BatchNorm2d(3)
     assert ranks() == 1 and torch.equal(split(model, x), other(x))
+
+
+def together(folder: Path, teacher_file: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """edgekd compress by two processes."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "--local-ranks-filter", "0", "-m", "edgekd", "compress", str(teacher_file), "-o", str(folder)]
+    settings = ["rounds=2", "image_steps=8", "student_steps=120", "image_batch=32", "batch=32", "generator_width=8"]
+    command += [*(f"--set={setting}" for setting in settings), "--precision", "fp32", "--json", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_compress_under_torchrun_leaves_one_bundle(tmp_path: Path, teacher_file: Path) -> None:
+    done = together(tmp_path / "run", teacher_file)
+    assert done.returncode in (0, 1), done.stderr  # 1: a limit of the profile is broken
+    document = json.loads(done.stdout)
+    assert (tmp_path / "run" / "student.pt").is_file() and "bundle" in document
+    steps = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len({(line["phase"], line["step"]) for line in steps}) == len(steps)  # the first process writes it alone
+    assert not list((tmp_path / "run").glob("*.u8"))
+
+
+def test_minutes_are_for_one_process(tmp_path: Path, teacher_file: Path) -> None:
+    refused = together(tmp_path / "run", teacher_file, "--minutes", "1")
+    assert "E0227" in refused.stdout and not (tmp_path / "run").exists()
+
+
+def stopped(folder: Path) -> dict[str, Tensor]:
+    """A training that the second process is asked to stop: both stop, and what is saved can be gone on with."""
+    part = nn.Linear(2, 2)
+    kept = checkpoint.Checkpoint(folder / "x.ckpt", part=part)
+    with checkpoint.stoppable():
+        for step in range(100):
+            if step == 3 and dist.get_rank() == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            try:
+                kept.keep({"step": step})
+            except Interrupted:
+                break
+    return {"step": torch.tensor(step), "saved": torch.tensor(kept.restore({})["step"])}
+
+
+def test_a_stop_of_one_process_stops_all_at_the_same_step(tmp_path: Path) -> None:
+    spawn(work, (tmp_path, stopped), nprocs=2)
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert found["step"] == 3 and found["saved"] == 3

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekd import losses
+from edgekd import losses, ranks
 from edgekd.augment import mixed_up, warped
 from edgekd.bank import Bank, normalised
 from edgekd.checkpoint import Checkpoint
@@ -195,7 +195,8 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             at["agreements"].append(_agreement(teacher.model, student, sample(HELD_OUT)))
             at["rounds"] = _rounds(config.patience, at["agreements"], rounds, at["rounds"])
             run.log("held out", round_ + 1, at["rounds"], agreement=at["agreements"][-1])
-            write_grid(*(made if len(made) else given).latest(512), run.folder / "images.png")
+            if ranks.first():
+                write_grid(*(made if len(made) else given).latest(512), run.folder / "images.png")
         of = at["rounds"] * student_steps
         for step in range(at["student"], student_steps):
             optim_s.param_groups[0]["lr"] = student_lr * one_cycle((round_ * student_steps + step) / of)
