@@ -22,6 +22,7 @@ from edgekd.errors import EnvironmentLacking, IntegrityError, Interrupted, Measu
 from edgekd.evaluation import EvalData
 from edgekd.export import onnx_logits
 from edgekd.files import sha256
+from edgekd.methods import configure
 from edgekd.pipeline import Result, broken_limits
 from edgekd.types import Teacher
 
@@ -222,3 +223,14 @@ def test_broken_limits_by_hand(finished: Result) -> None:
 
 def test_samples_are_fewer_where_images_are_large() -> None:
     assert stages.LARGEST_SAMPLES // (3 * 224 * 224) < stages.SAMPLES < stages.LARGEST_SAMPLES // (3 * 32 * 32)
+
+
+def test_a_pruned_student_learns_gently(teacher: Teacher) -> None:
+    config = configure("rdskd_plus", "fast", {}, teacher)
+    assert (config.optimizer, config.student_lr) == (None, None)
+    assert (pipeline.gentle(config).optimizer, pipeline.gentle(config).student_lr) == ("sgd", 0.02)
+    for settings in ({"optimizer": "adam"}, {"student_lr": 0.05}):
+        chosen = configure("rdskd_plus", "fast", settings, teacher)
+        assert pipeline.gentle(chosen) == chosen
+    other = configure("rdskd", "fast", {}, teacher)
+    assert pipeline.gentle(other) is other
