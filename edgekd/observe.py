@@ -63,12 +63,15 @@ def look(teacher: Teacher, model: nn.Module | None = None) -> Observed:
 
 
 def share_maps(teacher: Teacher, student: nn.Module) -> bool:
-    """Whether some stage of both ends with feature maps of the same shape."""
+    """Whether the student's last feature maps have the shape of the teacher's: then its stages stand for the same.
+
+    One map alike by chance, of networks of other kinds, says nothing.
+    """
     was = student.training
     theirs = look(teacher).maps
-    ours = look(teacher, student.eval()).maps
+    size, last = list(look(teacher, student.eval()).maps.items())[-1] if theirs else ((), None)
     student.train(was)
-    return any(key in theirs and theirs[key].shape == map_.shape for key, map_ in ours.items())
+    return last is not None and size in theirs and theirs[size].shape == last.shape
 
 
 def blank(images: Images, *, like: Tensor | None = None, count: int = 2) -> Tensor:

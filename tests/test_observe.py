@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from edgekd import Images
-from edgekd.networks import LeNet, ResNet
+from edgekd.networks import LeNet, PlainNet, ResNet
 from edgekd.observe import look, share_maps
 from edgekd.types import Teacher
 
@@ -29,6 +29,7 @@ def test_a_shallower_network_shares_maps_and_a_narrower_one_does_not() -> None:
     teacher = Teacher(model=resnet(2, 4), images=FACTS, classes=tuple("abcd"), sha256="", architecture="x")
     assert share_maps(teacher, resnet(1, 4))
     assert not share_maps(teacher, resnet(2, 6)) and not share_maps(teacher, LeNet(FACTS, 4, width=3))
+    assert not share_maps(teacher, PlainNet(FACTS, 4, width=4))  # its first map is alike, its last is not
     student = resnet(1, 4).train()
     before = student.state_dict()["bn1.running_mean"].clone()
     assert (

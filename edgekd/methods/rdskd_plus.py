@@ -58,7 +58,7 @@ class Config:
     warp: float | None = None  # strength of turning, scaling, shifting; 0: none; None: 1 for colour
     patience: int = 4  # rounds without a gain in agreement on images held out, after which the end is near; 0: none
     mixed: float | None = None  # share of the steps with images blended in pairs; None: all for colour
-    features: float = 1.0  # on feature maps, where the student has some of the teacher's shape
+    features: float = 1.0  # on feature maps, where the student ends with those of the teacher's shape
 
 
 BUDGETS: Mapping[str, Config] = {
