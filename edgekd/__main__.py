@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from edgekd import console
-from edgekd.errors import UsageError
+from edgekd import arguments, console
 
 app = typer.Typer(
     cls=console.Commands,
@@ -25,13 +23,19 @@ profiles = typer.Typer(no_args_is_help=True, help="The devices that edgekd knows
 app.add_typer(profiles, name="profiles")
 
 TeacherFile = Annotated[
-    Path, typer.Argument(help="Teacher: a file of edgekd.save_teacher, or a state_dict with --arch.")
+    Path,
+    typer.Argument(help="Teacher: weights (torch, safetensors, TorchScript), or a graph (edgekd, torch.export, ONNX)."),
 ]
-Arch = Annotated[str | None, typer.Option(help="For a state_dict: resnet20 ... resnet110, lenet5, torchvision:NAME.")]
-Input = Annotated[str | None, typer.Option("--input", help="For a state_dict: CxHxW, e.g. 3x32x32.")]
-Mean = Annotated[str | None, typer.Option(help="For a state_dict: of pixel/255, e.g. .485,.456,.406.")]
-Std = Annotated[str | None, typer.Option(help="For a state_dict: of pixel/255, e.g. .229,.224,.225.")]
-Classes = Annotated[str | None, typer.Option(help="For a state_dict: class names, comma-separated.")]
+Arch = Annotated[
+    str | None,
+    typer.Option(help="Where the weights are not recognised: resnet20, torchvision:NAME, file.py:FACTORY (your code)."),
+]
+Input = Annotated[str | None, typer.Option("--input", help="Where the file does not say: CxHxW, e.g. 3x32x32.")]
+Mean = Annotated[
+    str | None, typer.Option(help="Of pixel/255, e.g. .485,.456,.406; or a name: imagenet, cifar10, mnist, half, unit.")
+]
+Std = Annotated[str | None, typer.Option(help="Of pixel/255, e.g. .229,.224,.225; with a named mean not needed.")]
+Classes = Annotated[str | None, typer.Option(help="Class names, comma-separated, where the file has none.")]
 ProfileName = Annotated[
     str, typer.Option("--profile", "-p", help="Device: a name (edgekd profiles list) or a .toml file.")
 ]
@@ -106,9 +110,10 @@ def compress(
         from edgekd.methods import configure
         from edgekd.profile import adjusted, load_profile
 
-        device = adjusted(load_profile(profile), latency_ms=_milliseconds(latency), precision=precision)
-        settings = _settings(setting) | ({} if prior is None else {"prior": prior})
-        read = _teacher(teacher, arch, input_, mean, std, classes)
+        device = adjusted(load_profile(profile), latency_ms=arguments.milliseconds(latency), precision=precision)
+        settings = arguments.settings(setting) | ({} if prior is None else {"prior": prior})
+        read = arguments.teacher(teacher, arch, input_, mean, std, classes)
+        display.about(read)
         config = configure(method, budget, settings, read)
         data = None if eval_data is None else load_eval_data(eval_data, read.images, len(read.classes))
         folder = out or Path(f"{teacher.stem}-{Path(profile).stem}")
@@ -144,7 +149,8 @@ def evaluate(
             found = evaluation.load_eval_data(data, facts.images, len(facts.classes))
             logits = export.onnx_logits(file, found.pixels)
         else:
-            teacher = _teacher(file, arch, input_, mean, std, classes)
+            teacher = arguments.teacher(file, arch, input_, mean, std, classes)
+            console.warn(teacher.warnings)
             found = evaluation.load_eval_data(data, teacher.images, len(teacher.classes))
             logits = export.torch_logits(teacher.model, teacher.images, found.pixels)
         top1 = evaluation.top1(logits, found)
@@ -188,7 +194,8 @@ def inspect(
     """What FILE holds, without running any code of its author. A bundle is verified."""
     with console.errors(debug=debug, as_json=as_json):
         from edgekd.files import plain
-        from edgekd.latency import cost
+        from edgekd.latency import cost, layers
+        from edgekd.observe import look
 
         document: dict[str, Any]
         if file.is_dir():
@@ -200,9 +207,13 @@ def inspect(
 
             document = {"kind": "ONNX graph of edgekd", **plain(graph_facts(file))}
         else:
-            teacher = _teacher(file, arch, input_, mean, std, classes)
+            teacher = arguments.teacher(file, arch, input_, mean, std, classes)
             about = {name: plain(value) for name, value in vars(teacher).items() if name != "model"}
-            document = {"kind": "teacher", **about, "cost": plain(cost(teacher.model, teacher.images))}
+            document = {"kind": "teacher", **about, "batch_norms": len(look(teacher).batch_norms)}
+            document["cost"] = plain(cost(teacher.model, teacher.images))
+            document["layers"] = plain(layers(teacher.model, teacher.images))
+            console.teacher(document, as_json)
+            return
         console.show(document, document, as_json)
 
 
@@ -240,59 +251,6 @@ def profiles_show(
 
         profile = load_profile(name)
         console.show(plain(profile), plain(profile), as_json)
-
-
-def _teacher(
-    file: Path, arch: str | None, size: str | None, mean: str | None, std: str | None, names: str | None
-) -> Any:
-    from edgekd.teacher import check_images, load_teacher
-    from edgekd.types import Images
-
-    images = None
-    if size or mean or std:
-        if not (size and mean and std):
-            raise UsageError(
-                "--input, --mean and --std belong together", code="E0202", fix="give all three, or none of them"
-            )
-        try:
-            channels, height, width = (int(v) for v in size.lower().split("x"))
-            images = Images(channels, height, width, _numbers(mean), _numbers(std))
-        except ValueError as error:
-            raise UsageError(
-                f"--input {size} --mean {mean} --std {std} cannot be read",
-                code="E0203",
-                fix="write e.g.  --input 3x32x32 --mean .485,.456,.406 --std .229,.224,.225",
-            ) from error
-        check_images(images, where="--input, --mean, --std")
-    return load_teacher(file, arch=arch, images=images, classes=names.split(",") if names else None)
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(v) for v in text.split(","))
-
-
-def _milliseconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        value = float(text.removesuffix("ms"))
-    except ValueError:
-        value = 0.0
-    if value <= 0:
-        raise UsageError(f"--latency {text} is not a time", code="E0204", fix="write milliseconds, e.g.  --latency 2ms")
-    return value
-
-
-def _settings(given: list[str] | None) -> dict[str, Any]:
-    found = {}
-    for item in given or []:
-        name, _, value = item.partition("=")
-        try:
-            found[name] = json.loads(value)
-        except ValueError as error:
-            fix = "write name=number, e.g.  --set student_lr=1e-3"
-            raise UsageError(f"--set {item} is not a setting", code="E0205", fix=fix) from error
-    return found
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 import signal
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from edgekd.files import plain
 
 if TYPE_CHECKING:
     from edgekd.pipeline import Result
-    from edgekd.types import Profile
+    from edgekd.types import Profile, Teacher
 
 LINE_EVERY_S = 5.0  # without a terminal, a line of figures at most this often
 out, err = Console(), Console(stderr=True)
@@ -114,6 +114,18 @@ class Display:
         if not self.quiet:
             err.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
 
+    def about(self, teacher: Teacher) -> None:
+        """What was read, and in yellow what was assumed of it."""
+        facts = teacher.images
+        self.say(
+            f"teacher: {teacher.architecture}, {len(teacher.classes)} classes, "
+            f"images {facts.channels}x{facts.height}x{facts.width}"
+        )
+        for note in teacher.notes:
+            self.say(f"  {note}")
+        if not self.quiet:
+            warn(teacher.warnings)
+
     def log(self, phase: str, step: int, steps: int, **figures: float) -> None:
         """Figures of the training; satisfies edgekd.types.Log."""
         shown = figures if self.verbose else {k: v for k, v in figures.items() if k in ("loss", "agreement")}
@@ -181,6 +193,29 @@ class Display:
         out.print(table)
         _validity(report)
         out.print(f"report    {escape(str(bundle / 'report.json'))}", highlight=False, soft_wrap=True)
+
+
+def warn(lines: Iterable[str]) -> None:
+    """Lines that a person should read, in yellow on stderr."""
+    for line in lines:
+        err.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def teacher(document: Mapping[str, Any], as_json: bool) -> None:
+    """What inspect found of a teacher: facts, layers, and in yellow what was assumed."""
+    if as_json:
+        print(json.dumps(plain(document), indent=2, ensure_ascii=False))
+        return
+    long = ("layers", "warnings", "notes")
+    show(document, {name: value for name, value in document.items() if name not in long}, False)
+    table = Table("layer", "operator", "output", Column("parameters", justify="right"), Column("MACs", justify="right"))
+    for layer in document["layers"]:
+        shape = "x".join(map(str, layer["output"]))
+        table.add_row(escape(layer["name"]), layer["operator"], shape, f"{layer['parameters']:,}", f"{layer['macs']:,}")
+    out.print(table)
+    for note in document["notes"]:
+        out.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    warn(document["warnings"])
 
 
 def _result_table(result: Result) -> Table:

@@ -32,6 +32,8 @@ class Teacher:
     classes: tuple[str, ...]  # K names, in the order of the logits
     sha256: str  # of the checkpoint file
     architecture: str  # its name, or "program" where the file carries the graph
+    notes: tuple[str, ...] = ()  # what reading it took off, left out or found, a sentence each
+    warnings: tuple[str, ...] = ()  # what was assumed, or does not fit
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,17 @@ class Cost:
     layers: int  # layers with weights, each one launch
     traffic_elements: int  # numbers read and written: weights, inputs and outputs of those layers
     peak_elements: int  # numbers in the largest input and output of one layer together
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one image costs one layer with weights."""
+
+    name: str  # where its weights lie in the network
+    operator: str  # convolution, addmm, ...
+    output: tuple[int, ...]  # shape without the batch
+    parameters: int
+    macs: int  # multiply-adds
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,9 @@ def load_teacher(
     *,
     arch: str | None = None,
     images: Images | None = None,
+    size: tuple[int, int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Teacher:
     """Reads a teacher: a file of save_teacher, or a state_dict with `arch` and `images` saying what it belongs to.
@@ -61,6 +64,8 @@ def load_teacher(
     Raises TeacherError: unreadable or unsafe file, unknown architecture, weights that do not fit it.
     """
     path = Path(path)
+    if size and mean and std:
+        images = Images(*size, mean, std)
     content = _read(path)
     if content.get("format") == FORMAT:
         if arch or images or classes:
