@@ -120,7 +120,7 @@ def compress(
         display.say(f"settings of {method}, budget {budget}: " + ", ".join(f"{k} {v}" for k, v in vars(config).items()))
         result = pipeline.compress(
             read, device, folder, method=method, budget=budget, minutes=minutes, settings=settings, family=student,
-            seed=seed, eval_data=data, log=display.log, say=display.say,
+            seed=seed, eval_data=data, log=display.log, say=display.say, warn=display.warn,
         )  # fmt: skip
         display.result(result)
     raise typer.Exit(1 if result.broken else 0)

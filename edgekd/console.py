@@ -123,8 +123,13 @@ class Display:
         )
         for note in teacher.notes:
             self.say(f"  {note}")
+        for warning in teacher.warnings:
+            self.warn(warning)
+
+    def warn(self, line: str) -> None:
+        """A line that a person should read, in yellow."""
         if not self.quiet:
-            warn(teacher.warnings)
+            warn([line])
 
     def log(self, phase: str, step: int, steps: int, **figures: float) -> None:
         """Figures of the training; satisfies edgekd.types.Log."""

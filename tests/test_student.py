@@ -12,7 +12,7 @@ from torch import nn
 from edgekd import Images
 from edgekd.errors import UsageError
 from edgekd.latency import cost, memory_mb, model_mb, predict
-from edgekd.networks import LeNet
+from edgekd.networks import LeNet, Shortcut
 from edgekd.profile import adjusted, load_profile
 from edgekd.student import broken, build_student, candidates, name_of, named, size_student
 from edgekd.types import Cost, Profile, StudentSpec, Teacher
@@ -150,3 +150,20 @@ def test_published_networks_have_their_size(name: str, parameters: int) -> None:
         model = build_student(spec)
         assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize("channels", [2, 4, 6, 12])
+def test_narrow_shortcut_has_the_gradient_of_its_strided_convolution(channels: int) -> None:
+    """oneDNN's own gradient of it is wrong or ends the process, so the reference is fp64, which it does not do."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(4, channels, 32, 32, generator=rng).contiguous(memory_format=torch.channels_last)
+    layer = Shortcut(channels, 2 * channels, 2).to(memory_format=torch.channels_last)
+    weight = layer.weight.detach().double().requires_grad_()
+    for _ in range(5):
+        layer.zero_grad()
+        layer(x).square().sum().backward()
+    torch.nn.functional.conv2d(x.double(), weight, stride=2).square().sum().backward()
+    assert layer.weight.grad is not None and weight.grad is not None
+    assert torch.allclose(layer.weight.grad.double(), weight.grad, rtol=1e-4, atol=1e-3)
+    with torch.no_grad():
+        assert torch.allclose(layer(x), torch.nn.functional.conv2d(x, layer.weight, stride=2), atol=1e-5)
