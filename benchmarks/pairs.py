@@ -23,12 +23,13 @@ import mnist
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from record import compress, lines
+from teachers import images_of, joined, labelled
 
 import edgekd
 from edgekd import Images, save_teacher
 from edgekd.networks import ResNet
+from edgekd.student import build_student, named
 
 RESNET_INPUT = ("--input", "3x32x32", "--mean", ".485,.456,.406", "--std", ".229,.224,.225")
 SVHN_EPOCHS, SVHN_BATCH = 80, 64
@@ -40,9 +41,8 @@ class Pair:
     teacher: tuple[str, ...]  # its file and the options that go with it
     student: str  # for --student
     data: tuple[str, ...]  # files needed of the data folder
-    prepare: Callable[[Path, Path, Path], None] | None  # (data, teachers, folder): leaves teacher and test.npz there
+    prepare: Callable[[Path, Path, Path], None]  # (data, teachers, folder): leaves teacher and test.npz there
     teachers: tuple[str, ...] = ()  # files needed of the folder of teachers
-    lacking: str = ""  # what edgekd does not have for it yet
     cuda: bool = False  # too long without a GPU
 
 
@@ -58,22 +58,28 @@ class Task:
     notes: Mapping[str, Any] = field(default_factory=dict)  # further entries of the line
 
 
-def decode(deltas: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """CIFAR-10 as it is stored, differences (3, N, H, W) modulo 256 of the planes R-G, G, B-G: RGB (N, H, W, 3)."""
-    x = np.cumsum(np.cumsum(deltas, 2, dtype=np.uint8), 3, dtype=np.uint8)
-    x[0] += x[1]
-    x[2] += x[1]
-    return np.ascontiguousarray(x.transpose(1, 2, 3, 0))
-
-
 def prepare_mnist(data: Path, teachers: Path, folder: Path) -> None:
     mnist.train_teacher(data / "mnist.npz", folder)
 
 
 def prepare_cifar10(data: Path, teachers: Path, folder: Path, *, teacher: str) -> None:
     shutil.copy(teachers / teacher, folder / teacher)
-    with np.load(data / "cifar10_test.npz", allow_pickle=False) as coded:
-        np.savez(folder / "test.npz", images=decode(coded["images_delta"]), labels=coded["labels"])
+    images, labels = labelled(data, "cifar10", "test")
+    np.savez(folder / "test.npz", images=images, labels=labels)
+
+
+def prepare_trained(data: Path, teachers: Path, folder: Path, *, teacher: str) -> None:
+    """A teacher that benchmarks/gpu.py has left in parts, and the test images of its data."""
+    state, facts = joined(teacher, teachers)
+    spec = named(facts["arch"], images_of(facts), tuple(facts["classes"]))
+    assert spec, facts["arch"]
+    model = build_student(spec)
+    model.load_state_dict(state)
+    path = folder / "teacher.pt"
+    save_teacher(model.eval(), path, images=spec.images, classes=spec.classes, arch=facts["arch"])
+    images, labels = labelled(data, facts["course"]["data"], "test")
+    few = facts["course"]["images"]
+    np.savez(folder / "test.npz", images=images[:few], labels=labels[:few])
 
 
 def prepare_digits(data: Path, teachers: Path, folder: Path) -> None:
@@ -109,6 +115,12 @@ def prepare_svhn_mini(data: Path, teachers: Path, folder: Path) -> None:
     save_teacher(model.eval(), folder / "teacher.pt", images=facts, classes=[str(digit) for digit in range(10)])
 
 
+def trained(title: str, teacher: str, student: str, *data: str) -> Pair:
+    """A pair whose teacher benchmarks/gpu.py trains; `--teachers` is then its output folder."""
+    prepare = partial(prepare_trained, teacher=teacher)
+    return Pair(title, ("teacher.pt",), student, data, prepare, teachers=(f"teacher-{teacher}.json",), cuda=True)
+
+
 PAIRS: dict[str, Pair] = {
     "mnist": Pair("LeNet5 -> LeNet5Half", ("teacher.pt",), "lenet:3", ("mnist.npz",), prepare_mnist),
     "cifar10-resnet8": Pair(
@@ -131,14 +143,7 @@ PAIRS: dict[str, Pair] = {
     "svhn_mini": Pair(  # a sanity check: 486 test digits tell a working student from a broken one, no more
         "ResNet-8 -> ResNet-8 of half its width", ("teacher.pt",), "resnet:1x8", ("svhn_mini.npz",), prepare_svhn_mini
     ),
-    "svhn": Pair(
-        "WRN40-2 -> WRN16-1",
-        ("teacher.pt",),
-        "wrn16-1",
-        ("svhn.npz",),  # the full set, which does not come with the checkout
-        None,
-        lacking="there is no script yet that trains its teacher WRN40-2",
-    ),
+    "svhn": trained("WRN40-2 -> WRN16-1", "svhn-wrn40-2", "wrn16-1", "svhn.npz"),  # the full set: bring your own
     "cifar10-resnet20": Pair(
         "ResNet-56 -> ResNet-20 (1x1 shortcuts)",
         ("resnet56_cifar10.th", "--arch", "resnet56", *RESNET_INPUT),
@@ -148,15 +153,10 @@ PAIRS: dict[str, Pair] = {
         teachers=("resnet56_cifar10.th",),
         cuda=True,
     ),
-    "cifar10-resnet34": Pair(
-        "ResNet-34 -> ResNet-18",
-        ("teacher.pt",),
-        "resnet18",
-        ("cifar10_train_1of2.npz", "cifar10_train_2of2.npz", "cifar10_test.npz"),
-        None,
-        lacking="there is no script yet that trains its teacher ResNet-34",
-        cuda=True,
-    ),
+    "cifar10-resnet34": trained("ResNet-34 -> ResNet-18", "resnet34", "resnet18", "cifar10_test.npz"),
+    "cifar10-wrn16-1": trained("WRN40-2 -> WRN16-1", "wrn40-2", "wrn16-1", "cifar10_test.npz"),
+    "cifar10-wrn16-2": trained("WRN40-2 -> WRN16-2", "wrn40-2", "wrn16-2", "cifar10_test.npz"),
+    "cifar10-wrn40-1": trained("WRN40-2 -> WRN40-1", "wrn40-2", "wrn40-1", "cifar10_test.npz"),
 }
 
 
@@ -165,8 +165,7 @@ def refusal(name: str, data: Path, teachers: Path) -> str:
     pair = PAIRS[name]
     reasons = ["needs a CUDA device, and there is none"] if pair.cuda and not torch.cuda.is_available() else []
     wanted = [data / file for file in pair.data] + [teachers / file for file in pair.teachers]
-    reasons += [f"{path} is not there" for path in wanted if not path.is_file()]
-    return "; ".join([*reasons, pair.lacking] if pair.lacking else reasons)
+    return "; ".join([*reasons, *(f"{path} is not there" for path in wanted if not path.is_file())])
 
 
 def prepared(name: str, data: Path, teachers: Path, work: Path) -> Path:
@@ -175,7 +174,6 @@ def prepared(name: str, data: Path, teachers: Path, work: Path) -> Path:
     Made in a process of its own, whose memory record.run would else count as that of the runs.
     """
     folder, prepare = work / name, PAIRS[name].prepare
-    assert prepare, f"{name} is refused"
     if not folder.is_dir():
         print(f"{name}: preparing teacher and test images", flush=True)
         work.mkdir(parents=True, exist_ok=True)
@@ -204,15 +202,21 @@ def run(task: Task, folder: Path, out: Path) -> dict[str, Any]:
 
     Raises CalledProcessError; what an unfinished run has left is removed.
     """
-    pair = PAIRS[task.pair]
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        for file in folder.iterdir():
-            (Path(temporary) / file.name).symlink_to(file.resolve())
-        arguments = [*pair.teacher, "--profile", "cpu", "--precision", "fp32"]  # a bad student may have no true INT8
-        arguments += ["--student", pair.student, "--method", task.method]
-        arguments += ["--budget", task.budget, *task.options, "--eval-data", "test.npz"]
-        extra = {"title": pair.title, "options": list(task.options), **task.notes}
-        return compress(task.pair, arguments, folder=Path(temporary), seed=task.seed, out=out, extra=extra)
+        return run_in(Path(temporary), PAIRS[task.pair], task, folder, out)
+
+
+def run_in(place: Path, pair: Pair, task: Task, folder: Path, out: Path, *, earlier_s: float = 0.0) -> dict[str, Any]:
+    """The same in the folder `place`, where a run that was stopped goes on. earlier_s: what it has taken so far."""
+    for file in folder.iterdir():
+        link = place / file.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(file.resolve())
+    arguments = [*pair.teacher, "--profile", "cpu", "--precision", "fp32"]  # a bad student may have no true INT8
+    arguments += ["--student", pair.student, "--method", task.method]
+    arguments += ["--budget", task.budget, *task.options, "--eval-data", "test.npz"]
+    extra = {"title": pair.title, "options": list(task.options), **task.notes}
+    return compress(task.pair, arguments, folder=place, seed=task.seed, out=out, extra=extra, earlier_s=earlier_s)
 
 
 def run_all(tasks: list[Task], data: Path, teachers: Path, work: Path, out: Path) -> int:

@@ -24,16 +24,24 @@ RSS_BYTES = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss
 
 
 def compress(
-    pair: str, arguments: list[str], *, folder: Path, seed: int, out: Path, extra: Mapping[str, Any] | None = None
+    pair: str,
+    arguments: list[str],
+    *,
+    folder: Path,
+    seed: int,
+    out: Path,
+    extra: Mapping[str, Any] | None = None,
+    earlier_s: float = 0.0,
 ) -> dict[str, Any]:
     """Runs it in `folder` and appends a line to `out`; gives the line. Raises CalledProcessError where it fails.
 
-    extra: further entries of the line. Top-1 is that of the last model, read once after the training.
+    extra: further entries of the line. earlier_s: seconds of calls that were stopped before. Top-1 is that of the last
+    model, read once after the training.
     """
     command = ["compress", *arguments, "--seed", str(seed), "--json"]
     start = time.perf_counter()
     output, peak_mb = run([sys.executable, "-m", "edgekd", *command], folder)
-    seconds = time.perf_counter() - start
+    seconds = earlier_s + time.perf_counter() - start
     result = json.loads(output)
     measured, sizing = result["measured"], result["sizing"]
     line = {
@@ -89,7 +97,7 @@ def training(folder: Path) -> dict[str, Any]:
     """
     manifest = json.loads((folder / "bundle" / "manifest.json").read_text(encoding="utf-8"))
     recipe, config = manifest["method"], manifest["method"]["config"]
-    log = lines(folder / "log.jsonl")
+    log = on_one_clock(lines(folder / "log.jsonl"))
     learnt = [line for line in log if line["phase"] in LEARNING]
     steps = learnt[-1]["step"] * config.get("student_per_generator", 1)  # DFAD counts its generator's
     prior = config.get("prior", "none")
@@ -106,6 +114,18 @@ def training(folder: Path) -> dict[str, Any]:
         "edgekd": manifest["made_with"]["edgekd"],
         "device": manifest["made_with"]["device"],
     }
+
+
+def on_one_clock(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of a log with seconds since the first call; a run that was gone on with has begun at 0 each time."""
+    found: list[dict[str, Any]] = []
+    before = last = 0.0
+    for line in log:
+        if line["time_s"] < last:
+            before += last
+        last = line["time_s"]
+        found.append(line | {"time_s": round(before + last, 2)})
+    return found
 
 
 def thinned(points: list[list[float]], *, most: int = POINTS) -> list[list[float]]:

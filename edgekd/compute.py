@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
+import shutil
 import sys
+from collections import Counter
 from contextlib import AbstractContextManager
-from functools import cache
-from typing import TypeVar
+from functools import cache, lru_cache
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from edgekd.memory import fits_memory
+from edgekd.observe import Observed
 from edgekd.ranks import ranks, split, sum_gradients
 from edgekd.types import Run
 
 M = TypeVar("M", bound=nn.Module)
 RATES = {"adam": 4e-3, "sgd": 0.1}  # the student's highest learning rate by optimizer
+COMPILE_AFTER = 500  # calls of one kind: at 20 ms each 10 s, where compiling a ResNet takes about a minute
+COMPILER = "inductor"
+_calls: WeakKeyDictionary[nn.Module, Counter[tuple[Any, ...]]] = WeakKeyDictionary()
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
@@ -38,10 +47,46 @@ def to_device(module: M, device: torch.device) -> M:
     return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def logits_of(model: nn.Module, x: Tensor) -> Tensor:
-    """A classifier's logits (N, K) of images x (N, C, H, W), in the precision of the device."""
+@cache
+def compile_pays(kind: str) -> bool:
+    """Whether torch.compile can be of use on the device type: on a GPU, with Triton and a C compiler beside it.
+
+    Never on a CPU, where compiling takes minutes and resumed trainings would no longer be the same to the bit.
+    TORCH_COMPILE_DISABLE=1 in the environment, torch's own switch, turns it off.
+    """
+    compiler = any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
+    return kind == "cuda" and compiler and importlib.util.find_spec("triton") is not None
+
+
+def compiled(model: nn.Module, x: Tensor) -> nn.Module:
+    """The network for a call with x (N, ...), compiled where calls of this kind are many; else as it is.
+
+    What is compiled: the student's step, the teacher's labelling without gradient and the generator, each from its
+    COMPILE_AFTER-th call of one shape on, so that neither a short training nor an odd batch pays for it. What is not:
+    a call in which Observed looks into the network (a compiled one would not show its layers), batches in parts, and
+    several processes, whose BatchNorm is not torch's. CUDA graphs are left out: they write over the logits of their
+    last call, which the methods keep. None of this has been run on a GPU yet.
+    """
+    if not compile_pays(x.device.type) or ranks() > 1 or not fits_memory(x):
+        return model
+    of_model = _calls.setdefault(model, Counter())
+    kind = (tuple(x.shape), model.training, torch.is_grad_enabled())
+    of_model[kind] += 1
+    return _compiled(model) if of_model[kind] > COMPILE_AFTER else model
+
+
+@lru_cache(maxsize=8)
+def _compiled(model: nn.Module) -> nn.Module:
+    return torch.compile(model, dynamic=False, backend=COMPILER)  # type: ignore[return-value]  # gives a Module for one
+
+
+def logits_of(model: nn.Module, x: Tensor, observed: Observed | None = None) -> Tensor:
+    """A classifier's logits (N, K) of images x (N, C, H, W), in the precision of the device.
+
+    observed: gets what the network shows of its inside. Around the call instead of in it, it may see nothing.
+    """
     with autocast(x.device):
-        return split(model, x)
+        return split(model if observed else compiled(model, x), x, observed)
 
 
 def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:

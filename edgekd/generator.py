@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekd.compute import autocast, to_device
+from edgekd.compute import autocast, compiled, to_device
 from edgekd.ranks import split
 from edgekd.types import Images, Sampler
 
@@ -72,7 +72,7 @@ def new_generator(images: Images, *, latent: int, width: int, seed: int, device:
 def images_from(generator: nn.Module, z: Tensor) -> Tensor:
     """The generator's images (N, C, H, W) in fp32 for latent vectors z (N, latent)."""
     with autocast(z.device):
-        images = generator(z) if isinstance(generator, Pixels) else split(generator, z)
+        images = generator(z) if isinstance(generator, Pixels) else split(compiled(generator, z), z)
     return images.float()
 
 

@@ -50,6 +50,18 @@ class Observed(TorchFunctionMode):
         return result
 
 
+def joined(parts: list[Observed], whole: Observed) -> None:
+    """Puts what the parts of a batch have shown, one after the other, into `whole` as if it had run at once."""
+    layers = [part.batch_norms for part in parts]
+    while layers[0]:  # layer by layer, each given up as it is joined: there is no memory for two of all
+        mine = [layer.pop(0) for layer in layers]
+        whole.batch_norms.append((torch.cat([inputs for inputs, _, _ in mine]), *mine[0][1:]))
+    for size in parts[0].maps:
+        whole.maps[size] = torch.cat([part.maps[size] for part in parts])
+    if last := [part.classifier for part in parts if part.classifier]:
+        whole.classifier = Linear(torch.cat([one.features for one in last]), last[0].weight)
+
+
 def look(teacher: Teacher, model: nn.Module | None = None) -> Observed:
     """What a forward pass of two blank images shows: whether there is BatchNorm, the classifier's weights, the maps.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.compute import choose_device, keep_freed_memory, to_device
-from edgekd.methods import METHODS, scaled
+from edgekd.methods import distill, scaled
 from edgekd.student import first_student
 from edgekd.types import Run, StudentSpec, Teacher
 
@@ -40,7 +40,7 @@ def seconds_per_step(method: str, config: Any, teacher: Teacher, spec: StudentSp
     teacher = dataclasses.replace(teacher, model=to_device(teacher.model, device))
     with tempfile.TemporaryDirectory() as folder:
         run = Run(device, seed, Path(folder), log)
-        METHODS[method].distill(teacher, student, dataclasses.replace(config, **short), run)
+        distill(method, teacher, student, dataclasses.replace(config, **short), run)
     teacher.model.cpu()
     return {
         phase: (seen[-1][0] - seen[0][0]) / (seen[-1][1] - seen[0][1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from edgekd.errors import UsageError
+from edgekd.memory import in_parts
+from edgekd.observe import Observed
 
 
 def meet() -> None:
@@ -66,24 +68,23 @@ def ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def split(model: nn.Module, x: Tensor) -> Tensor:
+def split(model: nn.Module, x: Tensor, observed: Observed | None = None) -> Tensor:
     """model(x), (N, ...), where each process computes N / ranks() of the rows and gets all.
 
-    BatchNorm that trains takes its statistics from the whole batch. Raises UsageError where N cannot be divided.
+    BatchNorm that trains takes its statistics from the whole batch. observed: gets what the network shows of its
+    inside, of this process's rows. Raises UsageError where N cannot be divided.
     """
     count = ranks()
     if count == 1:
-        y: Tensor = model(x)
-        return y
+        return in_parts(model, x, observed)
     if len(x) % count and not torch.is_grad_enabled():
-        y = model(x)  # the same work everywhere
-        return y
+        return in_parts(model, x, observed)  # the same work everywhere
     if len(x) % count:
         raise UsageError(
             f"{count} processes cannot share a batch of {len(x)} images alike", code="E0226", fix="set another batch"
         )
     part = x.chunk(count)[dist.get_rank()]
-    with _Synchronised():
+    with observed or nullcontext(), _Synchronised():
         return whole(model(part))
 
 

@@ -30,7 +30,7 @@ from edgekd.evaluation import EvalData, write_eval_data
 from edgekd.export import Pixels, check_parity, export, export_fp32, onnx_logits, torch_logits
 from edgekd.files import plain, write_json, written
 from edgekd.grid import write_grid
-from edgekd.methods import METHODS
+from edgekd.methods import distill
 from edgekd.student import first_student, name_of
 from edgekd.teacher import load_teacher, save_teacher
 from edgekd.types import Bundle, Log, Manifest, Profile, Recipe, Run, Sizing, Teacher
@@ -103,9 +103,8 @@ def distilled(
         log(phase, step, steps, **figures)
 
     with stoppable():
-        sampler = METHODS[recipe.method].distill(
-            teacher_there, student, recipe.config, Run(device, recipe.seed, folder, logged)
-        )
+        run = Run(device, recipe.seed, folder, logged)
+        sampler = distill(recipe.method, teacher_there, student, recipe.config, run, say)
     count = CALIBRATION + max(64, min(SAMPLES, LARGEST_SAMPLES // (images.channels * images.height * images.width)))
     parts = [to_pixels(sampler(min(256, count - at)), images).cpu().numpy() for at in range(0, count, 256)]
     ranks.leave_to_the_first()

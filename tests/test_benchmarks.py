@@ -42,7 +42,7 @@ def write(path: Path, found: list[dict[str, Any]]) -> Path:
 
 
 def test_cifar_decodes_what_was_encoded() -> None:
-    from pairs import decode
+    from teachers import decode
 
     rgb = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     r, g, b = rgb.transpose(3, 0, 1, 2)
@@ -54,7 +54,7 @@ def test_cifar_decodes_what_was_encoded() -> None:
 
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs the CIFAR-10 test set in ../shared")
 def test_cifar_decodes_to_the_documented_bytes() -> None:
-    from pairs import decode
+    from teachers import decode
 
     with np.load(SHARED / "data" / "cifar10_test.npz") as coded:
         images = decode(coded["images_delta"])
@@ -108,7 +108,7 @@ def test_pairs_that_cannot_be_run_say_why(tmp_path: Path, capsys: pytest.Capture
     asked = ["--pairs", "svhn", "cifar10-resnet34", "cifar10-resnet20", "mnist", "--data", str(tmp_path)]
     assert methods.main([*asked, "--teachers", str(tmp_path), "--out", str(tmp_path / "out.jsonl")]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 4 and "WRN40-2" in said[0] and all("CUDA" in text for text in said[1:3])
+    assert len(said) == 4 and "teacher-svhn-wrn40-2.json" in said[0] and all("CUDA" in text for text in said[:3])
     assert "mnist.npz is not there" in said[3] and not (tmp_path / "out.jsonl").exists()
 
 
@@ -132,6 +132,13 @@ def test_what_a_finished_folder_says(tmp_path: Path) -> None:
     found = training(tmp_path)
     assert found["samples"] == 1000 * 5 * 64 and found["prior"] == "picture" and found["train_seconds"] == 1001
     assert len(found["curve"]) == 50 and found["curve"][0] == [1.0, 0.001] and found["curve"][-1] == [1000.0, 1.0]
+
+
+def test_seconds_of_a_run_that_was_gone_on_with() -> None:
+    from record import on_one_clock
+
+    log = [{"time_s": time_s, "step": step} for step, time_s in enumerate((1.0, 4.0, 0.5, 2.0, 2.0, 1.0))]
+    assert [line["time_s"] for line in on_one_clock(log)] == [1.0, 4.0, 4.5, 6.0, 6.0, 7.0]
 
 
 def test_memory_of_a_command(tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from torch import nn
 
 from edgekd.errors import UsageError
 from edgekd.files import from_dict, nearest
+from edgekd.memory import within_memory
 from edgekd.methods import dafl, deepinversion, dfad, fast, mskd, rdskd, rdskd_plus, zskd
-from edgekd.types import Method, Teacher
+from edgekd.types import Method, Run, Sampler, Teacher
 
 METHODS: dict[str, Method] = {
     "rdskd_plus": rdskd_plus,
@@ -21,6 +24,31 @@ METHODS: dict[str, Method] = {
     "dfad": dfad,
     "fast": fast,
 }
+
+
+def distill(
+    method: str,
+    teacher: Teacher,
+    student: nn.Module,
+    config: Any,
+    run: Run,
+    say: Callable[[str], None] = lambda line: None,
+) -> Sampler:
+    """Trains `student` in place by a method of METHODS, see its distill, and in parts of a batch where memory runs out.
+
+    It then goes on from its last checkpoint in run.folder, or begins anew. See edgekd/memory.py for what is the same.
+    """
+    first = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
+
+    def again(images: int) -> None:
+        student.load_state_dict(first)
+        for parameter in student.parameters():
+            parameter.grad = None
+        student.requires_grad_(True)  # a method may have been about to make images
+        run.log("memory", images, images)
+        say(f"out of memory: going on from the last checkpoint with {images} images at a time; slower, the same result")
+
+    return within_memory(lambda: METHODS[method].distill(teacher, student, config, run), again)
 
 
 def scaled(config: Any, share: float) -> dict[str, int]:

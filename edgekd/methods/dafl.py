@@ -106,8 +106,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             optim_s.param_groups[0]["lr"] = config.student_lr * 0.1**passed
         z = torch.randn(config.batch, config.latent, generator=rng, device=run.device)
         x = images_from(generator, z)
-        with Observed() as observed:
-            target = logits_of(teacher.model, x)
+        target = logits_of(teacher.model, x, observed := Observed())
         oh, ie = losses.one_hot(target), losses.information_entropy(target) / math.log(10)
         loss_g = config.one_hot * oh + config.information_entropy * ie
         if config.activation and observed.classifier:

@@ -79,8 +79,7 @@ def inverting(
     for _ in range(config.iterations):
         down, right = torch.randint(-config.jitter, config.jitter + 1, (2,), generator=drawn).tolist()
         rolled = x.roll((down, right), dims=(2, 3))
-        with Observed() as observed:
-            target = logits_of(teacher.model, rolled)
+        target = logits_of(teacher.model, rolled, observed := Observed())
         loss = (
             config.batch_norm * losses.batch_norm_distance(observed.batch_norms)
             + config.one_hot * losses.cross_entropy(target, wanted)

@@ -115,8 +115,7 @@ def synthesised(
     for _ in range(config.iterations):
         x = images_from(generator, z)
         seen = moved(x, teacher.images, config, rng)
-        with Observed() as observed:
-            target = logits_of(teacher.model, seen)
+        target = logits_of(teacher.model, seen, observed := Observed())
         distance = losses.batch_norm_distance(observed.batch_norms, list(history), momentum=momentum)
         loss = config.batch_norm * distance + config.one_hot * losses.cross_entropy(target, wanted)
         if adversarial:

@@ -82,8 +82,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     reference_ie = torch.tensor(at["reference_ie"], device=run.device)
     for step in range(at["generator"], config.generator_steps):
         x = images(config.batch)
-        with Observed() as observed:
-            logits = logits_of(teacher.model, x)
+        logits = logits_of(teacher.model, x, observed := Observed())
         oh, ie = losses.one_hot(logits), losses.information_entropy(logits)
         ds = losses.diversity_seeking(x, logits)
         loss_g = (

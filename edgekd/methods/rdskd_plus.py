@@ -167,9 +167,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                     maker.images.data.copy_(given.sample(config.image_batch, rng, balanced=True)[0])
                 optim_m.state.clear()
             x = images_from(maker, torch.randn(config.image_batch, config.latent, generator=rng, device=run.device))
-            observed = Observed()
-            with observed:
-                logits = logits_of(teacher.model, x)
+            logits = logits_of(teacher.model, x, observed := Observed())
             terms = _terms(config, x, logits, observed, refined=source is not None)
             if config.adversarial and round_ >= rounds // 3:
                 student.eval()
@@ -203,13 +201,12 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             fresh = config.batch - (replayed if len(made) else 0)
             first = given.sample(fresh, rng, balanced=True) if source else (sample(fresh), None)
             x, known = _lesson(config, step, first, made, rng)
-            seen, wanted = Observed(), Observed()
-            with torch.no_grad(), wanted:
-                target = logits_of(teacher.model, x) if known is None or alike else known
-            with seen:
-                guess = logits_of(student, x)
+            seen, wanted = (Observed(), Observed()) if alike else (None, None)
+            with torch.no_grad():
+                target = logits_of(teacher.model, x, wanted) if known is None or alike else known
+            guess = logits_of(student, x, seen)
             loss = losses.distillation(student=guess, teacher=target, temperature=config.temperature)
-            if alike:
+            if seen and wanted:
                 loss = loss + config.features * losses.feature_distance(student=seen.maps, teacher=wanted.maps)
             descend(loss, optim_s)
             log_student(run, round_ * student_steps + step, of, loss=loss, guess=guess, target=target)
