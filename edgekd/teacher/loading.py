@@ -1,28 +1,25 @@
-"""Checkpoint to Teacher. Nothing that a user hands in is ever unpickled beyond tensors and plain values."""
+"""Checkpoint to Teacher: what the file holds, which network it is of, what that is fed; and what was assumed."""
 
 from __future__ import annotations
 
 import json
-import pickle
-import re
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgekd.errors import TeacherError, UsageError
-from edgekd.files import from_dict, nearest, plain, sha256, written
-from edgekd.networks import LeNet
-from edgekd.program import Program, capture
-from edgekd.student import PUBLISHED, build_student, named
+from edgekd.files import plain, sha256, written
+from edgekd.program import Program, capture, without_softmax
+from edgekd.teacher import recognise
+from edgekd.teacher.content import Content
+from edgekd.teacher.preprocessing import misfit, normalisation
+from edgekd.teacher.reading import OWN, read
+from edgekd.teacher.weights import as_used
 from edgekd.types import Images, Teacher
-from edgekd.vision import torchvision
 
-FORMAT = "edgekd-teacher-1"
-CONVERT = 'save only the weights in your project:  torch.save(model.state_dict(), "teacher_sd.pt")'
+USUAL = {1: "mnist", 3: "imagenet"}  # normalisation by channels, where nothing else says one; else "unit"
 
 
 def save_teacher(
@@ -37,16 +34,16 @@ def save_teacher(
     model = model.eval()
     device = next((t.device for t in model.state_dict().values()), torch.device("cpu"))
     example = torch.zeros(2, images.channels, images.height, images.width, device=device)
-    _check_output(model, example, len(classes))
+    _logits(model, example, len(classes))
     if arch is None:
         nodes, tensors = capture(model, example)
     else:
         nodes, tensors = [], dict(model.state_dict())
-        _fitting(arch, tensors, images, len(classes))
+        recognise.named(arch, tensors, size=(images.channels, images.height, images.width), classes=len(classes))
     facts = {"arch": arch, "nodes": nodes, "images": plain(images), "classes": list(classes)}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written(Path(path)) as temporary:
-        torch.save({"format": FORMAT, "facts": json.dumps(facts), "state": state}, temporary)
+        torch.save({"format": OWN, "facts": json.dumps(facts), "state": state}, temporary)
 
 
 def load_teacher(
@@ -59,109 +56,104 @@ def load_teacher(
     std: tuple[float, ...] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Teacher:
-    """Reads a teacher: a file of save_teacher, or a state_dict with `arch` and `images` saying what it belongs to.
+    """Reads a teacher from any file that edgekd knows (docs/teachers.md) without running its author's code.
 
-    Raises TeacherError: unreadable or unsafe file, unknown architecture, weights that do not fit it.
+    arch: which network bare weights are of, where that is not recognised; size: channels, height, width; mean, std: of
+    pixel / 255, one number for all channels or one for each; images: all three at once. What neither the file nor the
+    caller says is taken as usual for the architecture and told in the Teacher's warnings. A softmax at the end is taken
+    off: distillation wants logits. Raises TeacherError: unreadable or unsafe file, unknown architecture, weights that
+    do not fit it; UsageError for options that a file of save_teacher does not need.
     """
     path = Path(path)
-    if size and mean and std:
-        images = Images(*size, mean, std)
-    content = _read(path)
-    if content.get("format") == FORMAT:
-        if arch or images or classes:
-            raise UsageError(
-                f"{path} says itself what it is; --arch, --input, --mean, --std and --classes are for bare weights",
-                code="E0201",
-                fix="leave those options out",
-            )
-        model, images, classes, name = _own(path, content)
-    else:
-        if arch is None or images is None:
-            raise TeacherError(
-                f"{path} holds weights and does not say of which network",
-                code="E0313",
-                why="a state_dict has names and shapes only",
-                fix="add e.g.  --arch resnet20 --input 3x32x32 --mean .485,.456,.406 --std .229,.224,.225",
-            )
-        state = _state_dict(path, content)
-        count = len(classes) if classes else _class_count(state)
-        model, name = _fitting(arch, state, images, count), arch
-        classes = classes or [str(k) for k in range(count)]
+    content = read(path)
+    if content.format == "edgekd" and (arch or images or size or mean or std or classes):
+        raise UsageError(
+            f"{path} says itself what it is; --arch, --input, --mean, --std and --classes are for bare weights",
+            code="E0201",
+            fix="leave those options out",
+        )
+    if images is not None:
+        size, mean, std = (images.channels, images.height, images.width), images.mean, images.std
+    model, name, usual_size, usual, notes = _network(path, content, arch, size, len(classes) if classes else None)
+    facts, warnings = _images(path, content, size or usual_size, mean, std, usual, name)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     model.eval()
-    _check_output(model, torch.zeros(2, images.channels, images.height, images.width), len(classes))
-    return Teacher(model=model, images=images, classes=tuple(classes), sha256=sha256(path), architecture=name)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The checkpoint's content, tensors and plain values only."""
-    if not path.is_file():
-        raise TeacherError(f"{path} is not there" if not path.exists() else f"{path} is not a file", code="E0310")
-    with open(path, "rb") as handle:
-        head = handle.read(4)
-    if not head:
-        raise TeacherError(f"{path} is empty", code="E0310", fix="copy the checkpoint again")
-    if head != b"PK\x03\x04" and head[:1] != b"\x80":
-        raise TeacherError(
-            f"{path} is not a torch checkpoint",
-            code="E0311",
-            why=f"it starts with {head!r}; checkpoints are zip archives or pickles",
-            fix=CONVERT,
+    count = len(classes) if classes else len(content.classes or ()) or None
+    example = torch.rand(2, facts.channels, facts.height, facts.width, generator=torch.Generator().manual_seed(0))
+    logits = _logits(model, example, count)
+    if count is None and _probabilities(logits):
+        model, notes = (
+            nn.Sequential(model, Logarithm()),
+            (*notes, "its outputs are probabilities; their logarithms are used"),
         )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch thinks of old formats; errors still come as exceptions
-            content = torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        raise _refused(path, error) from error
-    except Exception as error:  # torch.load raises RuntimeError, EOFError, ValueError and more for damaged files
-        if "TorchScript" in str(error):
-            raise TeacherError(f"{path} is a TorchScript archive", code="E0314", fix=CONVERT) from error
-        raise TeacherError(
-            f"{path} is damaged or cut short",
-            code="E0311",
-            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
-            fix="copy the checkpoint again and compare its size",
-        ) from error
-    if not isinstance(content, dict):
-        raise TeacherError(f"{path} holds {_kind(content)}, not a dictionary of weights", code="E0315", fix=CONVERT)
-    return content
+    names = tuple(classes or content.classes or map(str, range(logits.shape[1])))
+    if doubt := misfit(model, facts):
+        warnings += (doubt,)
+    return Teacher(
+        model=model, images=facts, classes=names, sha256=sha256(path), architecture=name,
+        notes=notes, warnings=warnings,
+    )  # fmt: skip
 
 
-def _refused(path: Path, error: pickle.UnpicklingError) -> TeacherError:
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # legacy files have no list: the message of torch.load names the first one
-        names = re.findall(r"GLOBAL ([\w.]+)", str(error))
-    if not names:
-        return TeacherError(
-            f"{path} is damaged or is not a checkpoint",
-            code="E0311",
-            why=str(error).strip().splitlines()[0],
-            fix=CONVERT,
-        )
-    return TeacherError(
-        f"{path} holds a pickled object that may run code: {names[0]}",
-        code="E0312",
-        why=f"torch.load(weights_only=True) refused: {', '.join(names[:6])}",
-        fix=CONVERT,
-    )
+class Logarithm(nn.Module):
+    """Probabilities (N, K) -> their logarithms, whose softmax they are."""
+
+    def forward(self, probabilities: Tensor) -> Tensor:
+        return probabilities.clamp_min(1e-12).log()
 
 
-def _own(path: Path, content: dict[str, Any]) -> tuple[nn.Module, Images, list[str], str]:
-    try:
-        facts = json.loads(content["facts"])
-        arch, nodes, classes, state = facts["arch"], facts["nodes"], facts["classes"], content["state"]
-        images = from_dict(Images, facts["images"], where=str(path), error=TeacherError)
-        if not all(isinstance(c, str) for c in classes) or not all(isinstance(t, Tensor) for t in state.values()):
-            raise TypeError("class names or weights of another type")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise TeacherError(f"{path} is not a whole teacher file", code="E0316", why=f"{error!r}") from error
+def _network(
+    path: Path, content: Content, arch: str | None, size: tuple[int, int, int] | None, classes: int | None
+) -> tuple[nn.Module, str, tuple[int, int, int] | None, str | None, tuple[str, ...]]:
+    """The model, its name, its usual input size and normalisation, and what there is to say of it."""
+    if content.nodes:
+        nodes, softmax = without_softmax(content.nodes)
+        notes = (*content.notes, "the softmax at its end was taken off") if softmax else content.notes
+        name = "program" if content.format == "edgekd" else content.format
+        return Program(nodes, content.tensors), name, content.size, None, notes
+    if content.images:
+        size = (content.images.channels, content.images.height, content.images.width)
+    classes = classes or len(content.classes or ()) or None
+    tensors = as_used(content.tensors) if content.format == "safetensors" else content.tensors
+    if arch or content.arch:
+        found = recognise.named(arch or content.arch or "", tensors, size=size, classes=classes)
+    else:
+        found = recognise.recognise(tensors, size=size)
+    notes = (*content.notes, f"{found.arch}: {found.sure}", *found.notes)
+    return found.model, found.arch, found.size, found.normalisation, notes
+
+
+def _images(
+    path: Path,
+    content: Content,
+    size: tuple[int, int, int] | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    usual: str | None,
+    name: str,
+) -> tuple[Images, tuple[str, ...]]:
+    """What the network is fed: from the caller, else the file, else as usual; and what was assumed."""
+    if size is None and content.images is None:
+        raise TeacherError(f"{path} does not say what images it takes", code="E0317", fix="add e.g.  --input 3x224x224")
+    if content.images is not None:
+        known = content.images
+        channels, height, width = size or (known.channels, known.height, known.width)
+        mean, std = mean or known.mean, std or known.std
+    else:
+        assert size is not None
+        channels, height, width = size
+    warnings: tuple[str, ...] = ()
+    if mean is None or std is None:
+        assumed = usual or USUAL.get(channels, "unit")
+        usual_mean, usual_std = normalisation(assumed)
+        mean, std = mean or usual_mean, std or usual_std
+        figures = " ".join(f"{n} {','.join(f'{v:g}' for v in values)}" for n, values in (("mean", mean), ("std", std)))
+        warnings = (f"assumed normalisation of {name}: {assumed} ({figures}); say another with --mean and --std",)
+    mean, std = (values * channels if len(values) == 1 else values for values in (mean, std))
+    images = Images(channels, height, width, tuple(mean), tuple(std))
     check_images(images, where=str(path))
-    if arch is not None:
-        return _fitting(arch, state, images, len(classes)), images, classes, arch
-    return Program(nodes, state), images, classes, "program"
+    return images, warnings
 
 
 def check_images(images: Images, *, where: str) -> None:
@@ -176,97 +168,32 @@ def check_images(images: Images, *, where: str) -> None:
         )
 
 
-def _state_dict(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors by name, without the wrapper 'state_dict' and the prefix 'module.' of DataParallel."""
-    inner = content.get("state_dict", content)
-    if not isinstance(inner, Mapping) or not inner or not all(isinstance(t, Tensor) for t in inner.values()):
-        raise TeacherError(
-            f"{path} holds no dictionary of tensors",
-            code="E0315",
-            why=f"its keys are: {', '.join(map(str, list(content)[:8]))}",
-            fix=CONVERT,
-        )
-    return {str(name).removeprefix("module."): tensor for name, tensor in inner.items()}
-
-
-def _class_count(state: Mapping[str, Tensor]) -> int:
-    last = list(state.values())[-1]  # the classifier's bias, or its weight
-    return last.shape[0] if last.ndim else 0
-
-
-def _build(arch: str, images: Images, classes: int) -> nn.Module:
-    if arch in ("lenet5", "lenet5half"):
-        return LeNet(images, classes, width=6 if arch == "lenet5" else 3)
-    known = ["lenet5", "lenet5half", *PUBLISHED]
-    if student := named(arch.removeprefix("edgekd:"), images, tuple(map(str, range(classes)))):
-        return build_student(student)
-    if arch.startswith("torchvision:"):
-        models = torchvision().models
-        listed = models.list_models(module=models)
-        if arch.removeprefix("torchvision:") in listed:
-            built: nn.Module = models.get_model(arch.removeprefix("torchvision:"), weights=None, num_classes=classes)
-            return built
-        known = [f"torchvision:{name}" for name in listed]
-    raise TeacherError(
-        f"unknown architecture {arch!r}.{nearest(arch, known)}",
-        code="E0318",
-        why="known: resnet8 ... resnet110 (CIFAR), resnet18, resnet34, wrn40-2, lenet5, lenet5half, torchvision:NAME",
-        fix="name one of these, or write the file with edgekd.save_teacher in your project",
-    )
-
-
-def _fitting(arch: str, state: Mapping[str, Tensor], images: Images, classes: int) -> nn.Module:
-    """The named network with these weights. Raises TeacherError naming the first tensor that does not fit."""
-    with torch.device("meta"):
-        model = _build(arch, images, classes)
-    wanted = model.state_dict()
-    counters = {n: torch.tensor(0) for n in wanted if n.endswith("num_batches_tracked")}
-    state = counters | dict(state)  # files older than torch 0.4.1 lack them, and inference does not read them
-    for name, tensor in wanted.items():
-        if name not in state:
-            problem = f"the file lacks {name}, which {arch} has with shape {list(tensor.shape)}"
-        elif state[name].shape != tensor.shape:
-            problem = f"{name} is {list(state[name].shape)} in the file and {list(tensor.shape)} in {arch}"
-        else:
-            continue
-        raise _mismatch(arch, problem)
-    for name in state:
-        if name not in wanted:
-            raise _mismatch(arch, f"the file has {name} {list(state[name].shape)}, which {arch} has not")
-    floats = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
-    model.load_state_dict(floats, assign=True)
-    return model
-
-
-def _mismatch(arch: str, problem: str) -> TeacherError:
-    return TeacherError(
-        f"the weights do not fit --arch {arch}",
-        code="E0319",
-        why=problem,
-        fix="name the architecture they were made with",
-    )
-
-
-def _check_output(model: nn.Module, example: Tensor, classes: int) -> None:
+@torch.no_grad()
+def _logits(model: nn.Module, example: Tensor, classes: int | None) -> Tensor:
+    """The model's output for (N, C, H, W). Raises TeacherError unless it is (N, classes); None: any number of them."""
     try:
-        with torch.no_grad():
-            logits = model(example)
+        logits = model(example)
     except TeacherError:
         raise
     except Exception as error:  # whatever a network raises on an image size that it was not made for
         raise TeacherError(
             f"the teacher cannot take images of {'x'.join(map(str, example.shape[1:]))}",
             code="E0323",
-            why=str(error).strip().splitlines()[0],
+            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
             fix="correct --input (channels x height x width)",
         ) from error
-    if not isinstance(logits, Tensor) or logits.shape != (len(example), classes):
+    kind = f"a tensor of {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    fits = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(example) and logits.shape[1] > 1
+    if not fits or classes not in (None, logits.shape[1]):
         raise TeacherError(
-            f"the teacher must give logits of shape (N, {classes}), one per class",
+            f"the teacher must give logits of shape (N, {classes or 'classes'}), one per class",
             code="E0324",
-            why=f"it gave {_kind(logits)} for a batch of {len(example)}",
+            why=f"it gave {kind} for a batch of {len(example)}",
         )
+    result: Tensor = logits
+    return result
 
 
-def _kind(value: Any) -> str:
-    return f"a tensor of {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+def _probabilities(outputs: Tensor) -> bool:
+    """Whether outputs (N, K) are a softmax's: none below zero, each row's sum 1."""
+    return bool((outputs >= 0).all() and (outputs.sum(dim=1) - 1).abs().max() < 1e-4)
