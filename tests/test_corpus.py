@@ -45,11 +45,9 @@ def network(name: str) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(sum(map(ord, name)))
         model = build().train()
-        side = min(facts.height, 96)
+        side = min(facts.height, 64)
         with torch.no_grad():
-            model(
-                torch.rand(8, facts.channels, side, side) * 4 - 2
-            ) if side == facts.height or name != "chain" else None
+            model(torch.rand(8, facts.channels, side, side) * 4 - 2)
     return model.eval()
 
 
@@ -114,9 +112,12 @@ FORMATS: dict[str, Callable[[nn.Module, Path, Images], None]] = {
 }
 
 
+FEW = ("edgekd", "state_dict", "legacy", "safetensors", "torchscript", "onnx")  # of networks for large images
+CASES = [(name, format_) for name in NETWORKS for format_ in (FEW if NETWORKS[name][1] is LARGE else FORMATS)]
+
+
 @pytest.mark.filterwarnings("ignore")  # torch's own, of the old exporters
-@pytest.mark.parametrize("format_", FORMATS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "format_"), CASES)
 def test_every_format_of_every_network_is_read_without_a_flag(name: str, format_: str, tmp_path: Path) -> None:
     model, facts = network(name), NETWORKS[name][1]
     path = tmp_path / "weights.bin"  # its name says nothing

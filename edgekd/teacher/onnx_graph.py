@@ -44,6 +44,15 @@ class Entry:
 def read(path: Path) -> Content:
     """Reads an ONNX classifier. Raises TeacherError: those of onnx_file.parse, E0322 for an operator that is not known,
     E0327 for a graph that is no classifier of images."""
+    try:
+        return _read(path)
+    except TeacherError:
+        raise
+    except Exception as error:  # onnx's own helpers raise many kinds on fields that contradict each other
+        raise onnx_file.damaged(str(path), error) from error
+
+
+def _read(path: Path) -> Content:
     model = onnx_file.parse(path)
     stored = {tensor.name: onnx_file.to_torch(tensor) for tensor in model.graph.initializer}
     entry = _entry(model.graph, stored)

@@ -121,6 +121,13 @@ def _gather(b: Builder, op: Operation) -> Any:
     return flat if len(index.shape) == 1 else b.call("aten.reshape.default", flat, shape)
 
 
+def _gather_nd(b: Builder, op: Operation) -> Any:
+    x, where = op.input(0), op.input(1)
+    if not where.constant or op.get("batch_dims", 0):
+        raise ValueError("GatherND is known with constant indices and without batch_dims only")
+    return b.call("aten.index.Tensor", x, [b.constant(part) for part in where.tensor.unbind(-1)])
+
+
 def _expand(b: Builder, op: Operation) -> Any:
     x, sizes = op.input(0), op.input(1).ints()
     wanted = list(torch.broadcast_shapes(torch.Size(x.shape), torch.Size(sizes)))
@@ -200,4 +207,5 @@ SHAPES: Mapping[str, Translation] = {
     "Shape": _shape, "Constant": _constant, "ConstantOfShape": _constant_of_shape, "Range": _range, "Tile": _tile,
     "Size": lambda b, op: b.constant(torch.tensor(math.prod(op.input(0).shape))),
     "DepthToSpace": _blocks, "SpaceToDepth": _unblocks, "Einsum": _einsum, "ScatterND": _scatter,
+    "GatherND": _gather_nd,
 }  # fmt: skip

@@ -152,7 +152,7 @@ def _survey(file: IO[bytes], path: str, archive: Archive | None, size: int) -> l
         raise TeacherError(
             f"{path} declares {sum(storages.values())} bytes of weights and has {size}",
             code="E0335",
-            why="a damaged copy, or a file made to fill the memory",
+            why="it is cut short, or was made to fill the memory",
             fix="copy the checkpoint again and compare its size",
         )
     return list(asked)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +32,11 @@ NORMALISATIONS: dict[str, Normalisation] = {
 }
 ANY = ("half", "unit", "raw")  # of gray and colour alike; the other ones are of data sets
 MEANS, CONTRASTS = (0.03, 0.85), (0.1, 0.5)  # mean and standard deviation that pixel / 255 of a data set can have
-PROBES, LINEAR, EXPLAINED = 64, 1e-3, 0.5  # images; relative deviation; share of the means that one gray must explain
+PROBES, LINEAR, EXPLAINED = (
+    2**16,
+    1e-3,
+    0.5,
+)  # pixels; relative deviation; share of the means that one gray must explain
 
 
 def normalisation(name: str) -> Normalisation:
@@ -80,7 +86,9 @@ def trained_on(model: nn.Module, images: Images) -> Data | None:
     if (b - level * a).square().sum() > (1 - EXPLAINED) * b.square().sum() and b.square().mean() > 0.1:
         return None
     pens = torch.Generator().manual_seed(0)
-    drawn = (strokes if images.channels == 1 else _noise)(PROBES, images, pens)
+    drawn = (strokes if images.channels == 1 else _noise)(
+        max(4, PROBES // (images.height * images.width)), images, pens
+    )
     answer = _first_batch_norm(model, normalised(drawn, images))
     assert answer is not None
     var = answer[0].float().transpose(0, 1).flatten(1).var(dim=1)
@@ -110,9 +118,24 @@ def _noise(n: int, images: Images, rng: torch.Generator) -> Tensor:
     return (255 * coloured_noise(n, images, rng)).round().to(torch.uint8)
 
 
+class _Seen(Exception):
+    """The first BatchNorm has run: what comes after it is not needed."""
+
+
+class _First(Observed):
+    """Observes until the first BatchNorm, and ends the run there."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs)
+        if self.batch_norms:
+            raise _Seen
+        return result
+
+
 @torch.no_grad()
 def _first_batch_norm(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
     """Input (N, C, ...), running mean and variance (C,) of the first BatchNorm for images x; None without one."""
-    with Observed() as observed:
+    observed = _First()
+    with contextlib.suppress(_Seen), observed:
         model(x)
     return observed.batch_norms[0] if observed.batch_norms else None
