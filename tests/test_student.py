@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from edgekd import Images
+from edgekd.compute import to_device
 from edgekd.errors import UsageError
 from edgekd.latency import cost, memory_mb, model_mb, predict
 from edgekd.networks import LeNet, Shortcut
@@ -157,7 +158,7 @@ def test_narrow_shortcut_has_the_gradient_of_its_strided_convolution(channels: i
     """oneDNN's own gradient of it is wrong or ends the process, so the reference is fp64, which it does not do."""
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(4, channels, 32, 32, generator=rng).contiguous(memory_format=torch.channels_last)
-    layer = Shortcut(channels, 2 * channels, 2).to(memory_format=torch.channels_last)
+    layer = to_device(Shortcut(channels, 2 * channels, 2), torch.device("cpu"))
     weight = layer.weight.detach().double().requires_grad_()
     for _ in range(5):
         layer.zero_grad()

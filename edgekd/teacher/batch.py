@@ -18,7 +18,9 @@ from edgekd.errors import TeacherError
 from edgekd.program import Program, operator_named, real_value
 
 GROWTH = 7  # the larger batch is so many times the fixed one: a prime that is no usual size
-LARGEST = 1 << 31  # elements of one value for a batch: what no classifier of small images has
+LARGEST = 1 << 25  # elements of one value for one image: 64 maps of 724x724
+MOST_IMAGES = 1024  # of a fixed batch
+MOST_CLASSES = 1 << 17  # ImageNet-21k has 21,841
 TRIES = 20_000  # nodes run before the search is given up
 TOLERANCE = 1e-4  # of the largest output
 META = torch.device("meta")
@@ -53,6 +55,9 @@ def free(
 
 def shapes(nodes: list[Any], tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> dict[str, Any]:
     """Every value on the meta device: nothing is computed, so that no size costs memory."""
+    if not (0 < shape[0] <= MOST_IMAGES * GROWTH and 0 < math.prod(shape[1:]) <= LARGEST):
+        what = f"the teacher's graph wants a batch of {list(shape)}"
+        raise TeacherError(what, code="E0327", fix="export the network again with one image")
     values: dict[str, Any] = {}
     for node in nodes:
         try:
@@ -60,10 +65,11 @@ def shapes(nodes: list[Any], tensors: Mapping[str, Tensor], shape: tuple[int, ..
         except TeacherError:
             raise
         except Exception as error:  # whatever an operator raises on arguments that do not fit
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise TeacherError(
                 f"the teacher's graph does not run on images of {'x'.join(map(str, shape[1:]))}",
                 code="E0327",
-                why=f"at {node[1]} ({node[2] if node[0] == 'call' else node[0]}): {_line(error)}",
+                why=f"at {node[1]} ({node[2] if node[0] == 'call' else node[0]}): {line}",
                 fix="export the network again, in eval mode",
             ) from error
     return values
@@ -79,19 +85,17 @@ def _step(node: list[Any], values: dict[str, Any], tensors: Mapping[str, Tensor]
         kwargs = {k: real_value(v, values, META) for k, v in node[4].items()}
         result = operator_named(node[2])(*args, **kwargs)
         for tensor in _tensors(result):
-            if tensor.numel() > LARGEST:
+            if tensor.numel() > LARGEST * shape[0]:
                 raise ValueError(f"a value of {list(tensor.shape)}")
         values[node[1]] = result
+    elif math.prod(values[node[1]].shape[1:]) > MOST_CLASSES:
+        raise ValueError(f"an output of {list(values[node[1]].shape)}")
 
 
 def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     return [t for v in value for t in _tensors(v)] if isinstance(value, list | tuple) else []
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _free_already(

@@ -11,8 +11,6 @@ from torch import Tensor
 from edgekd.program import operator_named, plain_value
 from edgekd.teacher.batch import LARGEST
 
-LARGEST_CONSTANT = 1 << 28  # elements of a computed constant
-
 
 @dataclass(eq=False)
 class Value:
@@ -36,7 +34,8 @@ class Value:
 class Builder:
     """Collects the nodes while operators are called."""
 
-    def __init__(self) -> None:
+    def __init__(self, images: int) -> None:
+        self.images = images  # of the batch that the graph is followed with
         self.nodes: list[Any] = []
         self.tensors: dict[str, Tensor] = {}
         self.notes: list[str] = []
@@ -55,7 +54,7 @@ class Builder:
         shape = operator(*(_meta(a) for a in args), **{k: _meta(v) for k, v in kwargs.items()})
         many = isinstance(shape, list | tuple)
         largest = max(t.numel() for t in (shape if many else [shape]))
-        if largest > (LARGEST_CONSTANT if constant else LARGEST):
+        if largest > (LARGEST if constant else LARGEST * self.images):
             raise ValueError(f"a value of {largest} elements")
         if constant:
             real = operator(*(_real(a) for a in args), **{k: _real(v) for k, v in kwargs.items()})

@@ -117,7 +117,7 @@ def no_classifier(why: str) -> TeacherError:
 
 def _translated(model: onnx.ModelProto, stored: dict[str, Tensor], entry: Entry, count: int) -> tuple[Builder, Value]:
     """The graph by aten's operators, for `count` images, and its logits."""
-    graph, builder = model.graph, Builder()
+    graph, builder = model.graph, Builder(count)
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
     builder.names |= {n for node in graph.node for n in node.output} | stored.keys() | {entry.name}
     values: dict[str, Value] = {name: builder.constant(tensor, name) for name, tensor in stored.items()}
