@@ -1,4 +1,4 @@
-"""Makes edgekd/teacher/architectures.json: what the classifiers of torchvision and timm can be told by.
+"""Makes edgekd/teacher/recognition/architectures.json: what the classifiers of torchvision and timm can be told by.
 
     python benchmarks/index_architectures.py      needs pip install timm; a few minutes on 2 cores
 
@@ -16,8 +16,8 @@ from typing import Any
 from torch import nn
 
 from edgekd.files import written
-from edgekd.teacher.library import INDEX, build, listed, signature
-from edgekd.teacher.weights import blank
+from edgekd.teacher.recognition.library import INDEX, build, listed, signature
+from edgekd.teacher.recognition.weights import blank
 
 SIDES = {"inception_v3": 299, "vit_h_14": 224, "googlenet": 224}
 MEANS = {(0.485, 0.456, 0.406): "imagenet", (0.5, 0.5, 0.5): "half", (0.48145466, 0.4578275, 0.40821073): "clip"}

@@ -32,7 +32,7 @@ LARGEST, MOST = 1500, 300  # bytes of a kept seed, and how many
 def taken_apart(data: bytes) -> str:
     """The format of `data`, or the code of the error that it is refused with. Anything else is our fault."""
     from edgekd.errors import TeacherError
-    from edgekd.teacher import reading
+    from edgekd.teacher.reading import files as reading
 
     data = contained(data)
     with tempfile.TemporaryFile() as file:
@@ -131,7 +131,7 @@ def main() -> None:
     modules = ["edgekd.teacher", "pickletools", "torch._weights_only_unpickler"]
     sys.modules.pop("pickletools", None)
     with atheris.instrument_imports(include=modules):
-        import edgekd.teacher.reading  # noqa: F401
+        import edgekd.teacher.reading.files  # noqa: F401
     corpus = Path(next(a for a in sys.argv[1:] if not a.startswith("-")))
     for index, data in enumerate(starts()):
         (corpus / f"start{index}").write_bytes(data)

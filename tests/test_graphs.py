@@ -24,8 +24,8 @@ from edgekd.export import export_fp32
 from edgekd.networks import LeNet
 from edgekd.observe import Observed
 from edgekd.program import Program, without_softmax
-from edgekd.teacher import onnx_graph, pt2
 from edgekd.teacher.content import Content
+from edgekd.teacher.graphs import onnx_graph, pt2
 from edgekd.types import Images
 from edgekd.vision import torchvision
 

@@ -28,9 +28,9 @@ from fuzz_checkpoint import SEEDS, starts, taken_apart
 from safetensors.torch import save_file
 
 from edgekd.errors import TeacherError
-from edgekd.teacher import walls
-from edgekd.teacher.child import isolated
-from edgekd.teacher.reading import read
+from edgekd.teacher.reading import walls
+from edgekd.teacher.reading.child import isolated
+from edgekd.teacher.reading.files import read
 
 ROOT = Path(__file__).parent.parent
 TOUCH, WRITE = "touch canary", "open('canary', 'w')"
@@ -698,7 +698,7 @@ def test_strace_sees_no_program_and_no_write(folder: Path) -> None:
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
         "from edgekd.errors import TeacherError\n"
-        "from edgekd.teacher.reading import read\n"
+        "from edgekd.teacher.reading.files import read\n"
         "count = 0\n"
         "try: open('/the-mark')\n"
         "except FileNotFoundError: pass\n"

@@ -23,7 +23,7 @@ from edgekd import Images, save_teacher
 from edgekd.errors import TeacherError
 from edgekd.networks import LeNet, ResNet
 from edgekd.teacher.content import Content
-from edgekd.teacher.reading import read
+from edgekd.teacher.reading.files import read
 from edgekd.vision import torchvision
 
 CIFAR = Images(3, 32, 32, (0.5,) * 3, (0.25,) * 3)

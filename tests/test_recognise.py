@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from edgekd.errors import EdgekdError, TeacherError
 from edgekd.networks import LeNet, PlainNet, ResNet, WideResNet
-from edgekd.teacher.evidence import drawn, fit, images_of
-from edgekd.teacher.recognise import Recognised, named, recognise
+from edgekd.teacher.recognition.evidence import drawn, fit, images_of
+from edgekd.teacher.recognition.recognise import Recognised, named, recognise
 from edgekd.types import Images
 from edgekd.vision import torchvision
 

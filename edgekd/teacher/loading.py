@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from edgekd.errors import TeacherError, UsageError
 from edgekd.files import plain, sha256, written
 from edgekd.program import Program, capture, without_softmax
-from edgekd.teacher import recognise
 from edgekd.teacher.content import Content
 from edgekd.teacher.preprocessing import misfit, normalisation
-from edgekd.teacher.reading import OWN, read
-from edgekd.teacher.weights import as_used
+from edgekd.teacher.reading.files import OWN, read
+from edgekd.teacher.recognition import recognise
+from edgekd.teacher.recognition.weights import as_used
 from edgekd.types import Images, Teacher
 
 USUAL = {1: "mnist", 3: "imagenet"}  # normalisation by channels, where nothing else says one; else "unit"

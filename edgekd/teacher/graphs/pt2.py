@@ -18,11 +18,12 @@ from torch import Tensor
 
 from edgekd.errors import TeacherError
 from edgekd.program import operator_named
-from edgekd.teacher import batch, pickled
-from edgekd.teacher.archive import Archive
-from edgekd.teacher.child import isolated
 from edgekd.teacher.content import Content
-from edgekd.teacher.decomposed import recomposed, schema_of
+from edgekd.teacher.graphs import batch
+from edgekd.teacher.graphs.decomposed import recomposed, schema_of
+from edgekd.teacher.reading import pickled
+from edgekd.teacher.reading.archive import Archive
+from edgekd.teacher.reading.child import isolated
 
 AGAIN = "export it again:  torch.export.save(torch.export.export(model.eval(), (example,)), 'teacher.pt2')"
 TYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",

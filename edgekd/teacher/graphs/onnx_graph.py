@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from edgekd.errors import TeacherError
-from edgekd.teacher import batch, onnx_file
 from edgekd.teacher.content import Content
-from edgekd.teacher.decomposed import needed
-from edgekd.teacher.onnx_builder import Builder, Operation, Value
-from edgekd.teacher.onnx_layers import LAYERS
-from edgekd.teacher.onnx_operators import OPERATORS, REFUSED
-from edgekd.teacher.onnx_shapes import SHAPES
+from edgekd.teacher.graphs import batch, onnx_file
+from edgekd.teacher.graphs.decomposed import needed
+from edgekd.teacher.graphs.onnx_builder import Builder, Operation, Value
+from edgekd.teacher.graphs.onnx_layers import LAYERS
+from edgekd.teacher.graphs.onnx_operators import OPERATORS, REFUSED
+from edgekd.teacher.graphs.onnx_shapes import SHAPES
 from edgekd.types import Images
 
 KNOWN = {**OPERATORS, **LAYERS, **SHAPES}

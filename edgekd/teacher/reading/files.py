@@ -12,10 +12,10 @@ from torch import Tensor
 
 from edgekd.errors import TeacherError
 from edgekd.files import from_dict
-from edgekd.teacher import opcodes, pickled, torchscript, wrappers
-from edgekd.teacher.archive import Archive, damaged
-from edgekd.teacher.child import isolated
 from edgekd.teacher.content import Content
+from edgekd.teacher.reading import opcodes, pickled, torchscript, wrappers
+from edgekd.teacher.reading.archive import Archive, damaged
+from edgekd.teacher.reading.child import isolated
 from edgekd.types import Images
 
 OWN = "edgekd-teacher-1"
@@ -49,11 +49,11 @@ def read(path: Path) -> Content:
         size = os.fstat(file.fileno()).st_size
         facts, tensors = isolated(lambda: _taken_apart(file, str(path), size), file, size, str(path))
     if facts["format"] == "onnx":
-        from edgekd.teacher import onnx_graph
+        from edgekd.teacher.graphs import onnx_graph
 
         return onnx_graph.read(path)
     if facts["format"] == "torch.export":
-        from edgekd.teacher import pt2
+        from edgekd.teacher.graphs import pt2
 
         return pt2.read(path)
     notes = tuple(facts["notes"])

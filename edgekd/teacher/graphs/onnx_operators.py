@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from edgekd.teacher import onnx_file
-from edgekd.teacher.onnx_builder import Builder, Operation, Value
-from edgekd.teacher.onnx_layers import Translation, text
+from edgekd.teacher.graphs import onnx_file
+from edgekd.teacher.graphs.onnx_builder import Builder, Operation, Value
+from edgekd.teacher.graphs.onnx_layers import Translation, text
 
 REFUSED = {
     "ArgMax": "it gives the class and not the logits, and has no gradient: export the network without it",

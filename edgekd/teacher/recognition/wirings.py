@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, islice, product
 from typing import Any, NamedTuple
 
-from edgekd.teacher.chain import Chain, Pool, Step, Wiring
-from edgekd.teacher.evidence import BELIEVED, measured
-from edgekd.teacher.layers import Layer, Unfit
+from edgekd.teacher.recognition.chain import Chain, Pool, Step, Wiring
+from edgekd.teacher.recognition.evidence import BELIEVED, measured
+from edgekd.teacher.recognition.layers import Layer, Unfit
 
 SIDES = (28, 32, 64, 96, 224)
 RARE = (8, 16, 48, 50, 56, 100, 112, 128, 150, 160, 192, 227, 256, 299)

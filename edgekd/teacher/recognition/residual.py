@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgekd.teacher.layers import Conv, Layer, Network, Unfit, is_shortcut, same
+from edgekd.teacher.recognition.layers import Conv, Layer, Network, Unfit, is_shortcut, same
 
 BLOCK = re.compile(
     r"(?P<stage>(?:layers?|stages?|blocks?|groups?|res_?layers?|res|features|body)\.\d+|[A-Za-z]\w*?\d+(?:_x)?|)\.?"

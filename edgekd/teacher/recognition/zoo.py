@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from edgekd.errors import TeacherError
 from edgekd.files import nearest
-from edgekd.teacher import dense, mobile, nine, residual, shuffle
-from edgekd.teacher.layers import Layer, Network
+from edgekd.teacher.recognition import dense, mobile, nine, residual, shuffle
+from edgekd.teacher.recognition.layers import Layer, Network
 
 
 class Family(Protocol):

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from edgekd.errors import TeacherError
 from edgekd.files import nearest
-from edgekd.teacher import library, own, script, zoo
-from edgekd.teacher.evidence import fit, images_of
-from edgekd.teacher.heads import adapted, with_head
-from edgekd.teacher.layers import Unfit, Weightless, layers
-from edgekd.teacher.tidy import Normalised, Tidy, tidy, variants
-from edgekd.teacher.ways import (
+from edgekd.teacher.recognition import library, own, script, zoo
+from edgekd.teacher.recognition.evidence import fit, images_of
+from edgekd.teacher.recognition.heads import adapted, with_head
+from edgekd.teacher.recognition.layers import Unfit, Weightless, layers
+from edgekd.teacher.recognition.tidy import Normalised, Tidy, tidy, variants
+from edgekd.teacher.recognition.ways import (
     Recognised,
     Size,
     as_family,
@@ -33,7 +33,7 @@ from edgekd.teacher.ways import (
     size_of,
     usual_normalisation,
 )
-from edgekd.teacher.weights import blank, class_count, in_order, loaded, mismatch, refused
+from edgekd.teacher.recognition.weights import blank, class_count, in_order, loaded, mismatch, refused
 
 __all__ = ["Recognised", "fit", "named", "recognise"]
 WAYS = (own_network, library_network, family_network, other_head, plain_chain)

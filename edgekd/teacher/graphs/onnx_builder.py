@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from edgekd.program import operator_named, plain_value
-from edgekd.teacher.batch import LARGEST
+from edgekd.teacher.graphs.batch import LARGEST
 
 
 @dataclass(eq=False)

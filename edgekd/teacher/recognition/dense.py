@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgekd.teacher.layers import Conv, Layer, Network, Unfit, same
+from edgekd.teacher.recognition.layers import Conv, Layer, Network, Unfit, same
 
 
 @dataclass(frozen=True)

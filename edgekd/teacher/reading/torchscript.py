@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from edgekd.errors import TeacherError
-from edgekd.teacher import opcodes
-from edgekd.teacher.archive import Archive, damaged
-from edgekd.teacher.wrappers import DEPTH
+from edgekd.teacher.reading import opcodes
+from edgekd.teacher.reading.archive import Archive, damaged
+from edgekd.teacher.reading.wrappers import DEPTH
 
 STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,

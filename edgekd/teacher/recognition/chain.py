@@ -24,7 +24,7 @@ from torch import Tensor
 
 from edgekd.errors import TeacherError
 from edgekd.files import nearest
-from edgekd.teacher.layers import Conv, Layer, Network, Unfit, is_shortcut
+from edgekd.teacher.recognition.layers import Conv, Layer, Network, Unfit, is_shortcut
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

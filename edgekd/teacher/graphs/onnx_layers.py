@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from edgekd.teacher.onnx_builder import Builder, Operation, Value
+from edgekd.teacher.graphs.onnx_builder import Builder, Operation, Value
 
 Translation = Callable[[Builder, Operation], Any]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgekd.teacher.layers import Conv, Layer, Network, Unfit, is_shortcut, same
+from edgekd.teacher.recognition.layers import Conv, Layer, Network, Unfit, is_shortcut, same
 
 SMALL = (1, 1, 2, 2, 1, 2, 1)  # steps of MobileNetV2's stages for 32x32 images (kuangliu, chenyaofo)
 EARLY = (1, 2, 2, 2, 1, 1, 1)  # the same in weiaicunzai's

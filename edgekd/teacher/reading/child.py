@@ -37,8 +37,8 @@ import torch
 from torch import Tensor
 
 from edgekd.errors import EdgekdError, TeacherError
-from edgekd.teacher import walls
-from edgekd.teacher.archive import MB, damaged, room
+from edgekd.teacher.reading import walls
+from edgekd.teacher.reading.archive import MB, damaged, room
 
 Work = Callable[[], tuple[dict[str, Any], Mapping[str, Tensor]]]
 

@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgekd.errors import EnvironmentLacking, TeacherError
-from edgekd.teacher import chain, library, own, wirings, zoo
-from edgekd.teacher.evidence import images_of, preferred
-from edgekd.teacher.heads import adapted, fits, with_head
-from edgekd.teacher.layers import COUNTER, Layer, Unfit, layers
-from edgekd.teacher.weights import blank, class_count, loaded
+from edgekd.teacher.recognition import chain, library, own, wirings, zoo
+from edgekd.teacher.recognition.evidence import images_of, preferred
+from edgekd.teacher.recognition.heads import adapted, fits, with_head
+from edgekd.teacher.recognition.layers import COUNTER, Layer, Unfit, layers
+from edgekd.teacher.recognition.weights import blank, class_count, loaded
 
 Size = tuple[int, int, int]  # channels, height, width
 LISTED = 6  # candidates that an error names

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from edgekd.errors import TeacherError
-from edgekd.teacher import opcodes
-from edgekd.teacher.archive import Archive, damaged
+from edgekd.teacher.reading import opcodes
+from edgekd.teacher.reading.archive import Archive, damaged
 
 STREAMS = 5  # of an old file: magic number, version, system, the object, the storages' keys
 CONVERT = (

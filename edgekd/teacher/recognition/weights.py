@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.errors import TeacherError
-from edgekd.teacher.layers import COUNTER, Weightless
+from edgekd.teacher.recognition.layers import COUNTER, Weightless
 
 Build = Callable[[], nn.Module]
 CLASSIFIER = re.compile(r"(fc|classifier|heads?|linear|last_linear|output|out|logits)\b")

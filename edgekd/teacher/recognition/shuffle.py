@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgekd.teacher.layers import Conv, Layer, Network, Unfit, same
-from edgekd.teacher.residual import BLOCK, FLAT
+from edgekd.teacher.recognition.layers import Conv, Layer, Network, Unfit, same
+from edgekd.teacher.recognition.residual import BLOCK, FLAT
 
 Pair = tuple[Layer, Layer]  # convolution, BatchNorm
 

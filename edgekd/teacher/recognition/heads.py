@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from edgekd.teacher import library
-from edgekd.teacher.chain import Chain, Wiring, steps
-from edgekd.teacher.layers import Layer, Unfit, layers
+from edgekd.teacher.recognition import library
+from edgekd.teacher.recognition.chain import Chain, Wiring, steps
+from edgekd.teacher.recognition.layers import Layer, Unfit, layers
 
 
 def adapted(arch: str, tensors: Mapping[str, Tensor], classes: int) -> nn.Module:

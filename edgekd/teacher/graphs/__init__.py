@@ -1,0 +1,1 @@
+"""Teachers that come as graphs: torch.export and ONNX to the nodes that edgekd.program runs."""

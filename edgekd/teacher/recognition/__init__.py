@@ -1,0 +1,1 @@
+"""From tensors by name to the network that they are the weights of."""
