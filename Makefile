@@ -16,7 +16,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python benchmarks/demo.py demo --seed $(SEED)
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal  # a process a core: most tests keep one busy
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

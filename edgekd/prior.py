@@ -88,9 +88,12 @@ def collages(n: int, images: Images, rng: torch.Generator, texture: Texture) -> 
     x = torch.linspace(-1, 1, images.width)
     soft = max(images.height, images.width) / 2  # edges one pixel wide
     canvas = _recoloured(texture(n, rng), rng)
-    count = torch.randint(LEAVES + 1, (n, 1, 1), generator=rng)
+    count = torch.randint(LEAVES + 1, (n,), generator=rng)
     for leaf in range(LEAVES):
-        u = torch.rand(n, 10, 1, 1, generator=rng).unbind(1)
+        here = (leaf < count).nonzero()[:, 0]
+        if not len(here):
+            break
+        u = torch.rand(len(here), 10, 1, 1, generator=rng).unbind(1)
         radius, aspect, turn = 0.25 * 4 ** u[0], 0.35 + 1.3 * u[1], math.pi * u[2]  # of half the side
         dy, dx = y - (1.6 * u[3] - 0.8), x - (1.6 * u[4] - 0.8)
         along, across = dx * turn.cos() + dy * turn.sin(), (dy * turn.cos() - dx * turn.sin()) / aspect
@@ -98,8 +101,9 @@ def collages(n: int, images: Images, rng: torch.Generator, texture: Texture) -> 
         wave = 0.35 * u[6] * (lobes * around + 6.3 * u[7]).cos() + 0.2 * u[8] * ((lobes + 1) * around).cos()
         lobed = radius * (1 + wave) - (along.square() + across.square()).sqrt()
         square = 0.85 * radius - torch.maximum(along.abs(), across.abs())
-        inside = (torch.where(u[9] < 0.65, lobed, square) * soft + 0.5).clamp(0, 1) * (leaf < count)  # (n, H, W)
-        canvas = torch.lerp(canvas, _recoloured(texture(n, rng), rng), inside[:, None])
+        inside = (torch.where(u[9] < 0.65, lobed, square) * soft + 0.5).clamp(0, 1)  # (len(here), H, W)
+        pasted = torch.lerp(canvas[here], _recoloured(texture(len(here), rng), rng), inside[:, None])
+        canvas = canvas.index_copy(0, here, pasted)
     return (255 * canvas).round().to(torch.uint8)
 
 

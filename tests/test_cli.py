@@ -140,7 +140,8 @@ def files(folder: Path) -> None:
         (["compress", "module.pt"], 3, "torch.save(model.state_dict()"),
         (["compress", "weights.pt", *CIFAR], 3, "bn1.weight"),
         (["compress", "weights.pt"], 3, "--arch"),
-        (["compress", "weights.pt", "--arch", "resnet20", "--input", "3x32x32"], 2, "belong together"),
+        (["compress", "weights.pt", "--arch", "resnet20", "--mean", "imagnet"], 2, "'imagenet'"),
+        (["compress", "weights.pt", "--arch", "model.py:build"], 3, "model.py"),
         (["compress", "weights.pt", *CIFAR[:3], "3by32", *CIFAR[4:]], 2, "cannot be read"),
         (["compress", "GOOD", "-p", "typo.toml"], 3, "'summary'"),
         (["compress", "GOOD", "-p", "jetsn"], 3, "'jetson'"),
@@ -190,6 +191,7 @@ def test_teacher_of_others_scores_what_its_author_says(tmp_path: Path) -> None:
     planes[2] += planes[1]
     np.savez(tmp_path / "test.npz", images=planes.transpose(1, 2, 3, 0), labels=coded["labels"])
     teacher = SHARED / "teachers" / "resnet20_cifar10.th"
-    done = edgekd("eval", teacher, *CIFAR, "--data", "test.npz", "--json", cwd=tmp_path)
+    done = edgekd("eval", teacher, "--data", "test.npz", "--json", cwd=tmp_path)  # no flag: the network is recognised
     assert done.returncode == 0, done.stderr
+    assert "assumed normalisation of resnet20: imagenet" in done.stderr
     assert json.loads(done.stdout)["top1"] == pytest.approx(0.9173, abs=1e-9)

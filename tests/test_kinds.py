@@ -1,0 +1,83 @@
+"""compress on the kinds of teachers that people have: without BatchNorm, transformers, gray, large, many classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edgekd import Images, compress, load_profile, load_teacher, save_teacher
+from edgekd.profile import adjusted
+from edgekd.vision import torchvision
+
+FEW = {"student_steps": 2, "image_steps": 2, "rounds": 1, "prior_images": 16, "batch": 4, "image_batch": 4}
+
+
+def group_norm() -> nn.Module:
+    layers: list[nn.Module] = []
+    for before, after in ((3, 32), (32, 64), (64, 128)):
+        layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(4, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 100))
+
+
+def transformer() -> nn.Module:
+    whole: nn.Module = torchvision().models.VisionTransformer(32, 8, 2, 2, 64, 128, num_classes=10)
+    return whole
+
+
+def plain() -> nn.Module:
+    first, second = nn.Conv2d(1, 32, 5, 2, 2), nn.Conv2d(32, 64, 5, 2, 2)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(64 * 49, 10))
+
+
+def large() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 7, 4, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 512, 3, 2, 1),
+        nn.BatchNorm2d(512), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000),
+    )  # fmt: skip
+
+
+def images(channels: int, side: int) -> Images:
+    return Images(channels, side, side, (0.5,) * channels, (0.25,) * channels)
+
+
+@pytest.mark.parametrize(
+    ("build", "facts", "warned"),
+    [
+        (group_norm, images(3, 32), ("no BatchNorm", "100 classes")),
+        (transformer, images(3, 32), ("no BatchNorm",)),
+        (plain, images(1, 28), ("no BatchNorm",)),
+        (large, images(3, 96), ("1000 classes",)),
+    ],
+    ids=["GroupNorm, 100 classes", "transformer", "gray", "96 pixels, 1000 classes"],
+)
+def test_compress_ends_with_a_bundle_and_says_what_is_weak(
+    build: Callable[[], nn.Module], facts: Images, warned: tuple[str, ...], tmp_path: Path
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build().eval()
+    with torch.no_grad():
+        classes = model(torch.zeros(2, facts.channels, facts.height, facts.width)).shape[1]
+    save_teacher(model, tmp_path / "teacher.pt", images=facts, classes=[str(k) for k in range(classes)])
+    teacher, said = load_teacher(tmp_path / "teacher.pt"), list[str]()
+    profile = adjusted(load_profile("cpu"), latency_ms=None, precision="fp32")
+    result = compress(teacher, profile, tmp_path / "out", settings=FEW, family="resnet:1x4", warn=said.append)
+    assert (result.bundle.folder / "report.json").is_file()
+    assert len(result.bundle.manifest.classes) == classes and set(result.report["graphs"]) == {"fp32", "teacher"}
+    assert len(said) == len(warned) and all(any(words in line for line in said) for words in warned)
+
+
+def test_generators_alone_are_warned_of_where_images_are_large(tmp_path: Path) -> None:
+    from edgekd.methods import configure
+    from edgekd.pipeline import doubts
+
+    facts = images(3, 224)
+    save_teacher(large(), tmp_path / "teacher.pt", images=facts, classes=[str(k) for k in range(1000)])
+    teacher = load_teacher(tmp_path / "teacher.pt")
+    found = doubts(teacher, configure("rdskd_plus", "fast", {"prior": "none"}, teacher))
+    assert any("--prior photo" in line for line in found)
+    assert not any("--prior" in line for line in doubts(teacher, configure("rdskd_plus", "fast", {}, teacher)))
