@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekd import arguments, console
+from edgekd import arguments, console, documents
 
 app = typer.Typer(
     cls=console.Commands,
@@ -155,7 +155,7 @@ def evaluate(
             logits = export.torch_logits(teacher.model, teacher.images, found.pixels)
         top1 = evaluation.top1(logits, found)
         document = {"file": str(file), "data": str(data), "images": len(found.labels), "top1": top1}
-        console.show(document, f"{file}: top-1 {top1:.2%} on {len(found.labels)} images of {data}", as_json)
+        documents.show(document, f"{file}: top-1 {top1:.2%} on {len(found.labels)} images of {data}", as_json)
 
 
 @app.command()
@@ -212,9 +212,9 @@ def inspect(
             document = {"kind": "teacher", **about, "batch_norms": len(look(teacher).batch_norms)}
             document["cost"] = plain(cost(teacher.model, teacher.images))
             document["layers"] = plain(layers(teacher.model, teacher.images))
-            console.teacher(document, as_json)
+            documents.teacher(document, as_json)
             return
-        console.show(document, document, as_json)
+        documents.show(document, document, as_json)
 
 
 @app.command()
@@ -227,7 +227,7 @@ def methods(as_json: AsJson = False, debug: Debug = False) -> None:
             name: f"{(method.__doc__ or '').splitlines()[0]}  Budgets: {', '.join(method.BUDGETS)}."
             for name, method in METHODS.items()
         }
-        console.show(found, found, as_json)
+        documents.show(found, found, as_json)
 
 
 @profiles.command("list")
@@ -237,7 +237,7 @@ def profiles_list(as_json: AsJson = False, debug: Debug = False) -> None:
         from edgekd.profile import load_profile, profile_names
 
         found = {name: load_profile(name) for name in profile_names()}
-        console.profile_list(found, as_json)
+        documents.profile_list(found, as_json)
 
 
 @profiles.command("show")
@@ -250,7 +250,7 @@ def profiles_show(
         from edgekd.profile import load_profile
 
         profile = load_profile(name)
-        console.show(plain(profile), plain(profile), as_json)
+        documents.show(plain(profile), plain(profile), as_json)
 
 
 if __name__ == "__main__":

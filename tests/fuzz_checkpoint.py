@@ -19,6 +19,7 @@ import pickle
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,22 +111,22 @@ def starts() -> list[bytes]:
     return made
 
 
-def keep(corpus: Path) -> None:
+def keep(corpus: Path, outcome: Callable[[bytes], str], seeds: Path) -> None:
     """Writes the seeds: of every outcome the shortest inputs, in equal numbers."""
     groups: dict[str, list[bytes]] = {}
     for path in sorted(corpus.iterdir(), key=lambda p: (p.stat().st_size, p.name)):
         data = path.read_bytes()
         if len(data) <= LARGEST:
-            groups.setdefault(taken_apart(data), []).append(data)
+            groups.setdefault(outcome(data), []).append(data)
     kept = [data for group in groups.values() for data in group[: MOST // len(groups)]]
-    SEEDS.parent.mkdir(exist_ok=True)
-    SEEDS.write_text("".join(json.dumps(base64.b64encode(data).decode()) + "\n" for data in kept), encoding="utf-8")
+    seeds.parent.mkdir(exist_ok=True)
+    seeds.write_text("".join(json.dumps(base64.b64encode(data).decode()) + "\n" for data in kept), encoding="utf-8")
     print({outcome: len(group) for outcome, group in groups.items()}, f"{len(kept)} kept")
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--keep"]:
-        return keep(Path(sys.argv[2]))
+        return keep(Path(sys.argv[2]), taken_apart, SEEDS)
     import atheris  # type: ignore[import-untyped]
 
     modules = ["edgekd.teacher", "pickletools", "torch._weights_only_unpickler"]

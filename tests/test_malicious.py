@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import fuzz_onnx
 import pytest
 import torch
 from fuzz_checkpoint import SEEDS, starts, taken_apart
@@ -730,6 +731,12 @@ def test_seeds_of_fuzzing_are_refused_or_read() -> None:
     seeds = [base64.b64decode(json.loads(line)) for line in SEEDS.read_text(encoding="utf-8").splitlines()]
     outcomes = {taken_apart(data) for data in [*starts(), *seeds]}
     assert {"checkpoint", "torchscript", "safetensors", "edgekd", "E0311", "E0315"} <= outcomes
+
+
+def test_seeds_of_fuzzed_graphs_are_refused_or_read() -> None:
+    seeds = [base64.b64decode(json.loads(line)) for line in fuzz_onnx.SEEDS.read_text(encoding="utf-8").splitlines()]
+    assert [fuzz_onnx.outcome(data) for data in fuzz_onnx.starts()] == ["onnx"] * 3
+    assert {"onnx", "E0326", "E0327"} <= {fuzz_onnx.outcome(data) for data in seeds}
 
 
 UNSAFE = {"eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler", "torch.jit.load", "torch.export.load"}

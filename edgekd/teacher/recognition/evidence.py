@@ -18,7 +18,7 @@ from edgekd.types import Images
 BUDGET_GMACS = 15.0  # of all comparisons of one file: about a second on a slow core
 MOST, LEAST = 24, 4  # images
 PIXELS = 2**15  # of all images of a size together: to draw them takes time as well
-BETTER, BELIEVED = 0.75, 1.0  # how much nearer another network must come than the usual one, and how near at all
+BETTER, BELIEVED = 0.75, 0.5  # how much nearer another network must come than the usual one, and how near at all
 Size = tuple[int, int, int]  # channels, height, width
 
 
