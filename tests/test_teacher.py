@@ -213,6 +213,34 @@ def test_state_dict_is_recognised_and_own_file_takes_no_arch(teacher_file: Path,
     assert error.code == "E0319" and "linear" in error.why
 
 
+def test_softmax_inside_the_users_own_code_becomes_logits(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(48, 3), nn.Softmax(dim=1))\n",
+        encoding="utf-8",
+    )
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3), nn.Softmax(dim=1))
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    teacher = load_teacher(tmp_path / "weights.pt", arch=f"{tmp_path}/model.py:build", size=(3, 4, 4))
+    x = torch.randn(5, 3, 4, 4)
+    with torch.no_grad():
+        assert torch.allclose(teacher.model(x).softmax(dim=1), model(x), atol=1e-6)
+        assert (teacher.model(x) < 0).all()
+    assert any("your own code was run" in note for note in teacher.notes)
+    assert any("logarithms" in note for note in teacher.notes)
+
+
+def test_size_and_normalisation_are_taken_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    write_good(path)
+    teacher = load_teacher(path, mean=(0.5,), std=(0.25,))
+    assert teacher.images == Images(3, 32, 32, (0.5,) * 3, (0.25,) * 3)
+    assert not any("assumed" in line for line in teacher.warnings)
+    assert load_teacher(path, size=(3, 64, 64)).images.height == 64
+    assert refused(lambda: load_teacher(path, mean=(0.5, 0.5), std=(0.5,))).code == "E0317"
+
+
 def test_wrong_image_size_is_said(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save(torchvision().models.get_model("squeezenet1_1", weights=None, num_classes=2).state_dict(), path)

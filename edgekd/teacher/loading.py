@@ -82,11 +82,9 @@ def load_teacher(
     count = len(classes) if classes else len(content.classes or ()) or None
     example = torch.rand(2, facts.channels, facts.height, facts.width, generator=torch.Generator().manual_seed(0))
     logits = _logits(model, example, count)
-    if count is None and _probabilities(logits):
-        model, notes = (
-            nn.Sequential(model, Logarithm()),
-            (*notes, "its outputs are probabilities; their logarithms are used"),
-        )
+    if _probabilities(logits):
+        model = nn.Sequential(model, Logarithm())
+        notes += ("its outputs are probabilities; their logarithms are used",)
     names = tuple(classes or content.classes or map(str, range(logits.shape[1])))
     if doubt := misfit(model, facts):
         warnings += (doubt,)
