@@ -230,7 +230,7 @@ def _mistaken(file: IO[bytes], head: bytes, path: str) -> tuple[dict[str, Any], 
     raise TeacherError(
         f"{path} is not a torch checkpoint",
         code="E0311",
-        why=f"it starts with {head[:4]!r}; checkpoints are zip archives or pickles",
+        why=f"it starts with {head[:4]!r}; checkpoints are zip archives or pickles, or safetensors or ONNX",
         fix=WEIGHTS,
     )
 
