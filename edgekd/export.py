@@ -60,7 +60,9 @@ def torch_logits(model: nn.Module, images: Images, pixels: Pixels) -> Logits:
 
 def onnx_logits(graph: Path, pixels: Pixels) -> Logits:
     """Logits of a graph that `export_fp32` or `export_int8` wrote, by ONNX Runtime on the CPU, in parts of 256."""
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as targets/onnxrt.py: AVX2 saturates otherwise
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     parts = range(0, len(pixels), 256)
     logits = np.concatenate([session.run(None, {name: pixels[i : i + 256].astype(np.float32)})[0] for i in parts])
