@@ -8,7 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekd import arguments, console, documents
+from edgekd import arguments, console, documents, profile_commands
+from edgekd.options import (
+    Arch,
+    AsJson,
+    Classes,
+    Data,
+    Debug,
+    Input,
+    Mean,
+    NoProgress,
+    ProfileName,
+    Quiet,
+    Seed,
+    Std,
+    TeacherFile,
+    Verbose,
+)
 
 app = typer.Typer(
     cls=console.Commands,
@@ -19,35 +35,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done - 1 done, a limit missed - 2 usage - 3 input refused - 4 environment lacking - "
     "5 measurement failed - 6 export failed - 7 integrity failed - 130 interrupted, run again to resume.",
 )
-profiles = typer.Typer(no_args_is_help=True, help="The devices that edgekd knows.")
-app.add_typer(profiles, name="profiles")
-
-TeacherFile = Annotated[
-    Path,
-    typer.Argument(help="Teacher: weights (torch, safetensors, TorchScript), or a graph (edgekd, torch.export, ONNX)."),
-]
-Arch = Annotated[
-    str | None,
-    typer.Option(help="Where the weights are not recognised: resnet20, torchvision:NAME, file.py:FACTORY (your code)."),
-]
-Input = Annotated[str | None, typer.Option("--input", help="Where the file does not say: CxHxW, e.g. 3x32x32.")]
-Mean = Annotated[
-    str | None, typer.Option(help="Of pixel/255, e.g. .485,.456,.406; or a name: imagenet, cifar10, mnist, half, unit.")
-]
-Std = Annotated[str | None, typer.Option(help="Of pixel/255, e.g. .229,.224,.225; with a named mean not needed.")]
-Classes = Annotated[str | None, typer.Option(help="Class names, comma-separated, where the file has none.")]
-ProfileName = Annotated[
-    str, typer.Option("--profile", "-p", help="Device: a name (edgekd profiles list) or a .toml file.")
-]
-Data = Annotated[
-    Path | None, typer.Option("--eval-data", help="Labelled images (npz) for the report; never trained on.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; everything else on stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result and errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every figure of the log.")]
-NoProgress = Annotated[bool, typer.Option("--no-progress", help="Plain lines instead of a progress bar.")]
-Debug = Annotated[bool, typer.Option("--debug", help="A traceback with every error.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of all random numbers.")]
+app.add_typer(profile_commands.app, name="profiles")
 
 
 def _version(wanted: bool) -> None:
@@ -228,29 +216,6 @@ def methods(as_json: AsJson = False, debug: Debug = False) -> None:
             for name, method in METHODS.items()
         }
         documents.show(found, found, as_json)
-
-
-@profiles.command("list")
-def profiles_list(as_json: AsJson = False, debug: Debug = False) -> None:
-    """All profiles that come with edgekd."""
-    with console.errors(debug=debug, as_json=as_json):
-        from edgekd.profile import load_profile, profile_names
-
-        found = {name: load_profile(name) for name in profile_names()}
-        documents.profile_list(found, as_json)
-
-
-@profiles.command("show")
-def profiles_show(
-    name: Annotated[str, typer.Argument(help="A name or a .toml file.")], as_json: AsJson = False, debug: Debug = False
-) -> None:
-    """Everything that edgekd assumes of a device, with the sources."""
-    with console.errors(debug=debug, as_json=as_json):
-        from edgekd.files import plain
-        from edgekd.profile import load_profile
-
-        profile = load_profile(name)
-        documents.show(plain(profile), plain(profile), as_json)
 
 
 if __name__ == "__main__":
