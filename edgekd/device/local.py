@@ -1,4 +1,4 @@
-"""Running a bundle: the same command that runs on the board, started here."""
+"""Running a bundle on this machine: the same command that runs on a board, started here."""
 
 from __future__ import annotations
 
