@@ -1,22 +1,53 @@
-"""Device profiles: TOML to Profile, strictly."""
+"""Device profiles: found by name, read from TOML, strictly."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from edgekd.errors import ProfileError, UsageError
 from edgekd.files import data_dir, from_dict, nearest
+from edgekd.profile_rules import problems
 from edgekd.types import Profile
 
-TARGETS = ("onnxrt", "tensorrt")
-PRECISIONS = ("fp32", "int8")
+
+def user_profiles() -> Path:
+    """The folder of the user's own profiles; it may be missing. A profile there goes before a shipped one of its name.
+
+    $XDG_CONFIG_HOME/edgekd/profiles, by default ~/.config/edgekd/profiles.
+    """
+    configured = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    home = configured if configured.is_absolute() else Path.home() / ".config"  # the XDG rule for relative paths
+    return home / "edgekd" / "profiles"
+
+
+def profile_files() -> dict[str, Path]:
+    """Name -> file of every profile and alias, sorted by name; the user's go before those that come with edgekd."""
+    shipped = {path.stem: path for path in data_dir("profiles").glob("*.toml")}
+    own = {path.stem: path for path in user_profiles().glob("*.toml")}
+    return dict(sorted((shipped | own).items()))
 
 
 def profile_names() -> list[str]:
-    """Names of the profiles that come with edgekd, aliases among them."""
-    return sorted(path.stem for path in data_dir("profiles").glob("*.toml"))
+    """Names of the profiles that can be loaded, aliases among them."""
+    return list(profile_files())
+
+
+def aliases() -> dict[str, str]:
+    """Alias -> name of the profile that it stands for. A file that cannot be read is none."""
+    found: dict[str, str] = {}
+    for name, path in profile_files().items():
+        if path.stat().st_size < 500:  # an alias is one line; whole profiles need not be parsed for this
+            try:
+                table = read_table(path)
+            except ProfileError:
+                continue  # whoever loads that profile is told
+            if set(table) == {"alias"}:
+                found[name] = str(table["alias"])
+    return found
 
 
 def load_profile(name: str | Path) -> Profile:
@@ -24,64 +55,82 @@ def load_profile(name: str | Path) -> Profile:
 
     Raises ProfileError: unknown name, unreadable TOML, unknown or missing keys, values that make no sense.
     """
-    path = Path(name)
-    if path.suffix != ".toml":
-        path = data_dir("profiles") / f"{name}.toml"
-        if not path.is_file() or Path(name).name != str(name):
-            raise ProfileError(
-                f"no profile {str(name)!r}.{nearest(str(name), profile_names())}",
-                code="E0330",
-                why=f"there are: {', '.join(profile_names())}",
-                fix="name one of these, or the path of a .toml file",
-            )
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ProfileError(f"{path} is not there", code="E0330") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ProfileError(f"{path} cannot be read as TOML", code="E0331", why=str(error)) from error
+    path = _file(name)
+    table = read_table(path)
     if set(table) == {"alias"}:
-        return load_profile(str(table["alias"]))
+        aliased = path
+        path = _file(str(table["alias"]))
+        table = read_table(path)
+        if set(table) == {"alias"}:
+            raise ProfileError(
+                f"{aliased} is an alias of the alias {path.stem!r}",
+                code="E0337",
+                fix=f"write alias = {str(table['alias'])!r} into it",
+            )
     profile = from_dict(Profile, {"name": path.stem, **table}, where=str(path), error=ProfileError)
-    _check(profile, path)
+    if found := problems(profile):
+        more = f"; {len(found) - 1} more" if len(found) > 1 else ""
+        raise ProfileError(
+            f"{path}: {found[0].key}: {found[0].what}{more}",
+            code="E0332",
+            why="what edgekd derives from the profile would be wrong",
+            fix=found[0].fix + (f"; all of them: edgekd profiles check {path}" if more else ""),
+        )
     return profile
 
 
-def adjusted(profile: Profile, *, latency_ms: float | None = None, precision: str = "auto") -> Profile:
-    """The same device with another limit on latency, or with one precision only.
+def read_table(path: Path) -> dict[str, Any]:
+    """The TOML of a file. Raises ProfileError where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ProfileError(f"{path} is not there", code="E0330") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ProfileError(
+            f"{path} cannot be read as TOML", code="E0331", why=str(error), fix="correct that place in the file"
+        ) from error
 
-    Raises UsageError for a precision that the device has not.
+
+def adjusted(
+    profile: Profile,
+    *,
+    latency_ms: float | None = None,
+    model_mb: float | None = None,
+    memory_mb: float | None = None,
+    parameters: int | None = None,
+    precision: str = "auto",
+) -> Profile:
+    """The same device with other limits where they are named, or with one precision only.
+
+    Raises UsageError for a precision that is not built for the device.
     """
-    if latency_ms is not None:
-        profile = dataclasses.replace(profile, limits=dataclasses.replace(profile.limits, latency_ms=latency_ms))
+    named = {"latency_ms": latency_ms, "model_mb": model_mb, "memory_mb": memory_mb, "parameters": parameters}
+    limits = {name: value for name, value in named.items() if value is not None}
+    if limits:
+        profile = dataclasses.replace(profile, limits=dataclasses.replace(profile.limits, **limits))  # type: ignore[arg-type]
     if precision == "auto":
         return profile
     if precision not in profile.precisions:
+        reason = profile.slower.get(precision) or profile.note
         raise UsageError(
             f"--precision {precision} is not for {profile.name}",
             code="E0211",
-            why=f"edgekd builds {', '.join(profile.precisions)} for it. {profile.note}",
+            why=f"edgekd builds {', '.join(profile.precisions)} for it. {reason}".rstrip(),
             fix="name one of these, or auto",
         )
     return dataclasses.replace(profile, precisions=(precision,))
 
 
-def _check(profile: Profile, path: Path) -> None:
-    hardware, limits = profile.hardware, profile.limits
-    problem = ""
-    if profile.target not in TARGETS:
-        problem = f"target {profile.target!r}; there are: {', '.join(TARGETS)}"
-    elif not profile.precisions or not set(profile.precisions) <= set(PRECISIONS):
-        problem = f"precisions {list(profile.precisions)}; there are: {', '.join(PRECISIONS)}"
-    elif lacking := set(profile.precisions) - set(hardware.peak_gflops):
-        problem = f"hardware.peak_gflops has no {', '.join(sorted(lacking))}"
-    elif min(*hardware.peak_gflops.values(), hardware.bandwidth_gb_per_s) <= 0:
-        problem = "hardware figures must be above zero"
-    elif any(v is not None and v <= 0 for v in (limits.latency_ms, limits.model_mb, limits.memory_mb)):
-        problem = "limits must be above zero"
-    elif min(profile.latency.compute, profile.latency.traffic, profile.latency.layer_us, profile.latency.error) < 0:
-        problem = "latency coefficients must not be negative"
-    elif profile.batch < 1 or profile.threads < 0 or not 13 <= profile.opset <= 23:
-        problem = "batch must be 1 or more, threads 0 or more, opset 13 to 23"
-    if problem:
-        raise ProfileError(f"{path}: {problem}", code="E0332", fix="correct the profile")
+def _file(name: str | Path) -> Path:
+    path = Path(name)
+    if path.suffix == ".toml":
+        return path
+    files = profile_files()
+    if str(name) not in files:
+        raise ProfileError(
+            f"no profile {str(name)!r}.{nearest(str(name), files)}",
+            code="E0330",
+            why=f"{len(files)} names are known: those that come with edgekd and those in {user_profiles()}",
+            fix="name one that edgekd profiles list shows, or the path of a .toml file",
+        )
+    return files[str(name)]
