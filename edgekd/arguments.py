@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from edgekd.errors import UsageError
 
@@ -54,6 +58,27 @@ def milliseconds(text: str | None) -> float | None:
     return value
 
 
+def count(text: str | None, option: str) -> int | None:
+    """A number of parameters such as "500k", "1.5M" or "20000". Raises UsageError."""
+    return None if text is None else max(1, round(_scaled(text, option, {"k": 1e3, "m": 1e6, "": 1.0}, "500k")))
+
+
+def megabytes(text: str | None, option: str) -> float | None:
+    """A size such as "300kB", "2MB" or "2" in 10**6 bytes. Raises UsageError."""
+    units = {"kb": 1e-3, "mb": 1.0, "gb": 1e3, "b": 1e-6, "": 1.0}
+    return None if text is None else _scaled(text, option, units, "300kB")
+
+
+def _scaled(text: str, option: str, units: Mapping[str, float], example: str) -> float:
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-z]*)", text.strip().lower())
+    value = float(match[1]) * units.get(match[2], 0.0) if match else 0.0
+    if value <= 0:
+        raise UsageError(
+            f"{option} {text} cannot be read", code="E0232", fix=f"write a number and a unit, e.g.  {option} {example}"
+        )
+    return value
+
+
 def settings(given: list[str] | None) -> dict[str, Any]:
     """Each "name=number" of --set as a mapping. Raises UsageError."""
     found = {}
@@ -65,3 +90,35 @@ def settings(given: list[str] | None) -> dict[str, Any]:
             fix = "write name=number, e.g.  --set student_lr=1e-3"
             raise UsageError(f"--set {item} is not a setting", code="E0205", fix=fix) from error
     return found
+
+
+def limits(latency: str | None, params: str | None, mb: float | None, memory: str | None) -> dict[str, float]:
+    """The options that limit a student, by the names of Limits. Raises UsageError."""
+    found = {
+        "latency_ms": milliseconds(latency),
+        "parameters": count(params, "--max-params"),
+        "model_mb": mb,
+        "memory_mb": megabytes(memory, "--max-memory"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def folder(teacher: Path, profile: str) -> Path:
+    """Where results go when nobody says."""
+    return Path(f"{teacher.stem}-{Path(profile).stem}")
+
+
+def nothing_beside_a_plan(ctx: typer.Context) -> None:
+    """Raises UsageError for an option on the command line that the plan holds already."""
+    held = (
+        "profile", "latency", "max_params", "max_mb", "max_memory", "like_teacher", "precision", "student", "method",
+        "budget", "minutes", "prior", "setting", "seed",
+    )  # fmt: skip
+    given = [name for name in held if (source := ctx.get_parameter_source(name)) and source.name == "COMMANDLINE"]
+    if given:
+        raise UsageError(
+            f"--{given[0].replace('_', '-')} beside --plan",
+            code="E0228",
+            why="the plan says it",
+            fix="edit the plan, or leave --plan out",
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import math
 import os
 import shutil
 import sys
@@ -140,3 +141,14 @@ def choose_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if ranks() > 1 else torch.device("cuda")
     return torch.device("cpu")
+
+
+def one_cycle(done: float) -> float:
+    """The learning rate's share of its highest value after a share `done` of the steps: up for a tenth, cosine down.
+
+    Smith and Topin, Super-Convergence, 2018.
+    """
+    rising = 0.1
+    if done < rising:
+        return 0.04 + 0.96 * done / rising
+    return 0.5 * (1 + math.cos(math.pi * (done - rising) / (1 - rising)))

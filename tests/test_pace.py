@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from edgekd import methods, pace
 from edgekd.methods import METHODS, configure
 from edgekd.methods.rdskd_plus import Config
-from edgekd.plan import RESERVE_S, expected_seconds, planned, seconds_per_step
-from edgekd.types import StudentSpec, Teacher
+from edgekd.pace import RESERVE_S, expected_seconds, planned, seconds_per_step
+from edgekd.types import Run, Sampler, StudentSpec, Teacher
 
 SPEED = {"prior": 0.001, "images": 0.1, "student": 0.02}
 
@@ -51,3 +55,30 @@ def test_probe_leaves_no_files(teacher: Teacher, tmp_path: Path, monkeypatch: py
     spec = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes)
     seconds_per_step("rdskd_plus", configure("rdskd_plus", "fast", {}, teacher), teacher, spec, seed=0)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["rdskd_plus", "zskd", "dafl"])
+def test_short_probe_scales_up_the_images_it_left_out(
+    method: str, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are cut to the share and the phases are all timed."""
+    config = configure(method, "fast", {}, teacher)
+    spec = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes)
+    batches: list[int] = []
+    real = methods.distill
+
+    def seen(method: str, teacher: Teacher, student: nn.Module, config: Any, run: Run) -> Sampler:
+        batches.append(config.batch)
+        return real(method, teacher, student, config, run)
+
+    monkeypatch.setattr(pace, "distill", seen)
+    monkeypatch.setattr(pace, "_share", lambda *_: 0.25)
+    whole = seconds_per_step(method, config, teacher, spec, seed=0, within_s=2.0)
+    assert batches == [2 * round(0.25 * config.batch / 2)]
+    assert all(value > 0 for value in whole.values())
+
+
+def test_share_of_a_batch_falls_with_the_time_there_is(teacher: Teacher) -> None:
+    config = Config()
+    assert pace._share(teacher, config, torch.device("cpu"), 1e9) == 1.0
+    assert 0 < pace._share(teacher, config, torch.device("cpu"), 1e-6) < 0.01

@@ -11,7 +11,8 @@ import torch
 
 from edgekd import Images
 from edgekd.methods import configure, rdskd_plus
-from edgekd.methods.rdskd_plus import Config, one_cycle
+from edgekd.compute import one_cycle
+from edgekd.methods.rdskd_plus import Config
 from edgekd.networks import LeNet
 from edgekd.student import build_student
 from edgekd.types import Run, StudentSpec, Teacher

@@ -7,7 +7,6 @@ pixel (DeepInversion, CVPR 2020). All stay in a bank and are replayed, warped an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +19,7 @@ from edgekd import losses, ranks
 from edgekd.augment import mixed_up, warped
 from edgekd.bank import Bank, normalised
 from edgekd.checkpoint import Checkpoint
-from edgekd.compute import RATES, descend, log_student, logits_of, student_optimizer
+from edgekd.compute import RATES, descend, log_student, logits_of, one_cycle, student_optimizer
 from edgekd.errors import UsageError
 from edgekd.generator import Pixels, images_from, new_generator
 from edgekd.grid import write_grid
@@ -111,6 +110,15 @@ def derived(config: Config, teacher: Teacher) -> Config:
     )
 
 
+def capacities(config: Config, images: Images) -> tuple[int, int]:
+    """How many images the banks of the prior and of the made ones have room for. config: a derived one."""
+    rounds = config.rounds or 1
+    kept = 1 if config.prior != "none" else -(-((config.image_steps or 0) // rounds) // 2)  # batches of a round
+    most = min(LARGEST, LARGEST_MB * 10**6 // numbers(images))
+    drawn = 0 if config.prior == "none" else config.prior_images or 0
+    return max(1, drawn), max(1, min(most, rounds * kept * config.image_batch))
+
+
 def numbers(images: Images) -> int:
     """How many numbers, and as pixels bytes, one image has."""
     return images.channels * images.height * images.width
@@ -128,10 +136,9 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     pens = torch.Generator().manual_seed(run.seed)  # of the prior, which is drawn on the CPU
     source = open_prior(config.prior or "none", facts)
     student_steps = config.student_steps // rounds
-    kept = config.image_batch * (1 if source else -(-image_steps // 2))  # images of a round
-    most = min(LARGEST, LARGEST_MB * 10**6 // numbers(facts))
-    given = Bank(run.folder / "prior.u8", facts, capacity=max(1, drawn), classes=classes)
-    made = Bank(run.folder / "made.u8", facts, capacity=max(1, min(most, rounds * kept)), classes=classes)
+    room = capacities(config, facts)
+    given = Bank(run.folder / "prior.u8", facts, capacity=room[0], classes=classes)
+    made = Bank(run.folder / "made.u8", facts, capacity=room[1], classes=classes)
     maker = _maker(source, config, teacher, run, round_=0)
     optim_m = torch.optim.Adam(maker.parameters(), config.image_lr if source else config.generator_lr, (0.5, 0.999))
     optim_s = student_optimizer(student, config.optimizer, config.student_lr, colour=facts.channels > 1)
@@ -283,14 +290,3 @@ def _rounds(patience: int, agreements: list[float], planned: int, now: int) -> i
     last, before = agreements[-patience:], agreements[:-patience]
     flat = patience and before and max(last) < max(before) + FLAT
     return min(now, len(agreements) + planned // 5) if flat else now
-
-
-def one_cycle(done: float) -> float:
-    """The learning rate's share of its highest value after a share `done` of the steps: up for a tenth, cosine down.
-
-    Smith and Topin, Super-Convergence, 2018.
-    """
-    rising = 0.1
-    if done < rising:
-        return 0.04 + 0.96 * done / rising
-    return 0.5 * (1 + math.cos(math.pi * (done - rising) / (1 - rising)))
