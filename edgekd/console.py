@@ -154,6 +154,7 @@ class Display:
             document = {
                 "bundle": str(result.bundle.folder),
                 "report": str(result.bundle.folder / "report.json"),
+                "page": str(result.folder / "report.html"),
                 "deployable": not result.broken,
                 "broken_limits": result.broken,
                 "seconds": round(result.seconds, 1),
@@ -175,7 +176,8 @@ class Display:
         verdict = "[green]every limit of the profile is met[/]" if not result.broken else ""
         verdict = verdict or f"[red]not deployable: {escape('; '.join(result.broken))}[/]"
         out.print(f"verdict   {verdict}  [dim]({result.seconds:.0f} s)[/]", highlight=False)
-        for name, path in (("bundle", folder), ("report", folder / "report.json")):
+        files = {"bundle": folder, "report": folder / "report.json", "page": result.folder / "report.html"}
+        for name, path in files.items():
             out.print(f"{name:<9} {escape(str(path))}", highlight=False, soft_wrap=True)
         out.print(
             f"next      copy the bundle to the device; there:  cd {folder.name} && python3 -m runner", highlight=False

@@ -13,6 +13,7 @@ FULL = {"warmup_s": 2.0, "seconds": 10.0, "rounds": 1000, "most_s": 300.0}
 QUICK = {"warmup_s": 0.5, "seconds": 2.0, "rounds": 200, "most_s": 20.0}
 WINDOW = 50  # runs between two looks at whether the warm-up is flat, and between two graphs
 WINDOW_MS = 250.0  # a slow graph's window has fewer runs
+BINS = 60  # of the histogram
 FLAT = 0.02  # the last five windows' medians lie within this share of each other
 BUSY = 0.25  # cores that other processes may use before a latency is called not valid
 
@@ -86,12 +87,25 @@ def _enough(times_ms: List[float], protocol: Dict[str, float]) -> bool:
     return spent_s >= protocol["most_s"] or (spent_s >= protocol["seconds"] and len(times_ms) >= protocol["rounds"])
 
 
-def percentiles(times_ms: List[float]) -> Dict[str, float]:
-    """p50 p90 p95 p99, mean, standard deviation, extremes and the number of runs."""
+def percentiles(times_ms: List[float]) -> Dict[str, Any]:
+    """p50 p90 p95 p99, mean, standard deviation, extremes, the number of runs and their histogram."""
     t = np.asarray(times_ms)
-    found = {"p%d" % q: float(np.percentile(t, q)) for q in (50, 90, 95, 99)}
+    found: Dict[str, Any] = {"p%d" % q: float(np.percentile(t, q)) for q in (50, 90, 95, 99)}
     found.update(mean=float(t.mean()), std=float(t.std()), min=float(t.min()), max=float(t.max()), rounds=len(t))
+    found["histogram"] = histogram(times_ms)
     return found
+
+
+def histogram(times_ms: List[float]) -> Dict[str, Any]:
+    """Runs in 60 equal bins: 61 "edges_ms", 60 "counts", and how many were "above" the last edge.
+
+    From the fastest to a little over p99, three times the median at most: late runs would leave one full bin.
+    """
+    t = np.asarray(times_ms)
+    low, high = float(t.min()), 1.02 * float(min(np.percentile(t, 99), 3 * np.median(t)))
+    counts, edges = np.histogram(t, bins=BINS, range=(low, max(high, low + 1e-6)))
+    above = len(t) - int(counts.sum())
+    return {"edges_ms": [round(float(e), 6) for e in edges], "counts": [int(c) for c in counts], "above": above}
 
 
 def logits_of(infer: Infer, pixels: Any, batch: int) -> Any:
