@@ -8,15 +8,20 @@ import sys
 import time
 from typing import Any, Dict, List, Optional
 
+from . import runtimes
+from .setting import (
+    EXIT_ENVIRONMENT,
+    EXIT_INPUT,
+    EXIT_INTEGRITY,
+    EXIT_MEASUREMENT,
+    PROVIDERS,
+    Refused,
+    Setting,
+    options_of,
+)
+
 BUNDLE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PARITY_BATCH = 32
-EXIT_INPUT, EXIT_ENVIRONMENT, EXIT_MEASUREMENT, EXIT_INTEGRITY = 3, 4, 5, 7
-
-
-class Refused(Exception):
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def verified(folder: str) -> Dict[str, Any]:
@@ -42,50 +47,52 @@ def run(options: argparse.Namespace, say: Any) -> Dict[str, Any]:
     try:
         import numpy as np
 
-        from . import harness, onnxrt
+        from . import harness, per_class
     except ImportError as error:
-        raise Refused("%s; on the device: python3 -m pip install numpy onnxruntime" % error, EXIT_ENVIRONMENT)
+        raise Refused("%s; on the device: python3 -m pip install numpy" % error, EXIT_ENVIRONMENT)
+    choice = runtimes.here(manifest["target"], options.runtime)
+    runtime = runtimes.opened(choice.runtime)
+    say(choice.note)
     samples = np.load(os.path.join(BUNDLE, "samples.npz"), allow_pickle=False)
     pixels, teacher_logits = samples["pixels"], samples["teacher_logits"]
-    evaluation = _evaluation(options.eval_data, pixels.shape[1:], np) if options.eval_data else None
+    shape, classes = pixels.shape[1:], teacher_logits.shape[1]
+    evaluation = _evaluation(options.eval_data, shape, classes, np) if options.eval_data else None
     threads = manifest["threads"] if options.threads is None else options.threads
+    asked = options_of(manifest["profile"], {"provider": options.provider})
+    setting = Setting(shape, manifest["batch"], "fp32", threads, options.engines, **asked)
+    x = pixels[np.arange(manifest["batch"]) % len(pixels)].astype(np.float32)
 
     paths = {p: os.path.join(BUNDLE, name) for p, name in sorted(manifest["graphs"].items())}
     if options.reference:
         paths["teacher"] = options.reference
-    graphs: Dict[str, Dict[str, Any]] = {}
-    infers: Dict[str, Any] = {}
-    for name, path in paths.items():
-        start = time.perf_counter()
-        infers[name], facts = onnxrt.load(path, threads)
-        graphs[name] = dict(facts, file=os.path.basename(path), mb=os.path.getsize(path) / 1e6)
-        graphs[name]["load_ms"] = 1e3 * (time.perf_counter() - start)
-        x = pixels[np.arange(manifest["batch"]) % len(pixels)].astype(np.float32)
-        graphs[name]["first_ms"] = harness.timed(infers[name], x, 1)[0]
-
+    infers, graphs = _loaded(runtime, paths, setting, x, say)
     protocol = harness.QUICK if options.quick else harness.FULL
     device = harness.device()
-    measured = harness.measure(infers, x, protocol, say)
+    measured = getattr(runtime, "measure", harness.measure)(infers, x, protocol, say)
     for name, infer in infers.items():
         say("comparing %s" % name)
         logits = harness.logits_of(infer, pixels, PARITY_BATCH)
         if not np.isfinite(logits).all():
             raise Refused("%s gives NaN or Inf on this device" % name, EXIT_MEASUREMENT)
         graphs[name]["latency_ms"] = measured["latency_ms"][name]
+        graphs[name]["parts_ms"] = measured.get("parts_ms", {}).get(name)
         graphs[name]["agreement"] = harness.agreement(logits, teacher_logits)
+        graphs[name]["agreement_by_class"] = per_class.agreement(logits, teacher_logits)
         host = samples["%s_logits" % name] if "%s_logits" % name in samples.files else None
         graphs[name]["max_abs_from_host"] = None if host is None else float(np.abs(logits - host).max())
-        graphs[name]["accuracy"] = None
+        graphs[name]["accuracy"] = graphs[name]["evaluation"] = None
         if evaluation is not None:
             images, labels = evaluation
-            graphs[name]["accuracy"] = harness.accuracy(harness.logits_of(infer, images, PARITY_BATCH), labels)
+            answers = harness.logits_of(infer, images, PARITY_BATCH)
+            graphs[name]["accuracy"] = harness.accuracy(answers, labels)
+            graphs[name]["evaluation"] = per_class.evaluation(answers, labels)
     return {
         "schema": 1,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "target": manifest["target"],
-        "runtime": onnxrt.describe(),
+        "runtime": dict(runtime.describe(), note=choice.note),
         "device": device,
-        "clock": "host array in, host array out: copies are inside, preprocessing is part of the graph",
+        "clock": runtime.clock,
         "batch": manifest["batch"],
         "protocol": protocol,
         "valid": measured["valid"],
@@ -99,7 +106,25 @@ def run(options: argparse.Namespace, say: Any) -> Dict[str, Any]:
     }
 
 
-def _evaluation(path: str, shape: Any, np: Any) -> Any:
+def _loaded(runtime: Any, paths: Dict[str, str], setting: Setting, x: Any, say: Any) -> Any:
+    """({graph: infer}, {graph: facts}): each loaded and run once."""
+    infers: Dict[str, Any] = {}
+    graphs: Dict[str, Dict[str, Any]] = {}
+    for name, path in paths.items():
+        start = time.perf_counter()
+        here = setting if name == "teacher" else setting._replace(precision=name)
+        infers[name], facts = runtime.load(path, here, say)
+        load_ms = 1e3 * (time.perf_counter() - start)
+        graphs[name] = dict({"load_ms": load_ms}, **facts)
+        graphs[name].update(file=os.path.basename(path), mb=os.path.getsize(path) / 1e6)
+        if "first_ms" not in facts:
+            start = time.perf_counter()
+            infers[name](x)
+            graphs[name]["first_ms"] = 1e3 * (time.perf_counter() - start)
+    return infers, graphs
+
+
+def _evaluation(path: str, shape: Any, classes: int, np: Any) -> Any:
     """(images uint8 (N, C, H, W), labels (N,)) of an npz file."""
     try:
         data = np.load(path, allow_pickle=False)
@@ -110,6 +135,8 @@ def _evaluation(path: str, shape: Any, np: Any) -> Any:
         message = "%s: images must be uint8 (N, %s) with one label each; found %s %s" % (
             path, ", ".join(map(str, shape)), images.dtype, images.shape)  # fmt: skip
         raise Refused(message, EXIT_INPUT)
+    if not np.issubdtype(labels.dtype, np.integer) or not ((labels >= 0) & (labels < classes)).all():
+        raise Refused("%s: labels must be integers from 0 to %d" % (path, classes - 1), EXIT_INPUT)
     return images, labels
 
 
@@ -120,11 +147,14 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument("--eval-data", metavar="NPZ", help="images uint8 (N, C, H, W) and labels, to report accuracy")
     parser.add_argument("--reference", metavar="ONNX", help="the teacher's graph, measured in turns with the student's")
     parser.add_argument("--out", default=os.path.join(BUNDLE, "report.json"), help="default: report.json in the bundle")
+    parser.add_argument("--runtime", choices=runtimes.NAMES, help="default: the one that the graphs are for")
+    parser.add_argument("--provider", choices=PROVIDERS, help="of ONNX Runtime (default: the profile's, else cpu)")
+    parser.add_argument("--engines", metavar="DIR", default=os.path.join(BUNDLE, "engines"), help="built by TensorRT")
     parser.add_argument("--quiet", action="store_true", help="no progress lines")
     options = parser.parse_args(arguments)
 
     def say(text: str) -> None:
-        if not options.quiet:
+        if text and not options.quiet:
             print(text, file=sys.stderr, flush=True)
 
     try:
