@@ -62,7 +62,7 @@ def fit_all(
 
 
 def own_machine() -> list[Latency]:
-    """profiles/cpu.toml from the rows that latency_cpu.py measured."""
+    """profiles/cpu.toml from latency_cpu.json, measured on 2026-11-23 by what profiles measure has replaced."""
     profile, rows = load_profile(data_dir("profiles") / "cpu.toml"), []
     measured = json.loads(CPU_ROWS.read_text(encoding="utf-8"))
     for label, row in measured["rows"].items():
@@ -78,7 +78,7 @@ def own_machine() -> list[Latency]:
         for precision in profile.precisions
     ]
     source = (
-        f"benchmarks/latency_fit.py: {len(rows)} graphs that benchmarks/latency_cpu.py measured on 2 threads of an AMD "
+        f"benchmarks/latency_fit.py: {len(rows)} graphs (benchmarks/results/latency_cpu.json) on 2 threads of an AMD "
         f"EPYC (Zen 4), ONNX Runtime {measured['onnxruntime']}"
     )
     return list(fitted(rows, profile.hardware, prior, source=source))

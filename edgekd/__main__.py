@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgekd import arguments, console, documents, profile_commands
+from edgekd import arguments, console, doctor_command, documents, plan_command, profile_commands, report_command
+from edgekd.errors import UsageError
 from edgekd.options import (
     Arch,
     AsJson,
+    BoardPython,
+    Budget,
     Classes,
     Data,
     Debug,
     Input,
+    Latency,
+    LikeTeacher,
+    MaxMb,
+    MaxMemory,
+    MaxParams,
     Mean,
+    MethodName,
+    Minutes,
     NoProgress,
+    Out,
+    Precision,
+    Prior,
     ProfileName,
     Quiet,
     Seed,
+    Setting,
+    SshConfig,
     Std,
+    Student,
     TeacherFile,
     Verbose,
-)
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from edgekd.pipeline import Runner
 
 app = typer.Typer(
     cls=console.Commands,
@@ -57,27 +77,31 @@ def edgekd(
 
 @app.command()
 def compress(
+    ctx: typer.Context,
     teacher: TeacherFile,
     profile: ProfileName = "cpu",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Output folder; the same one resumes.")] = None,
-    latency: Annotated[str | None, typer.Option(help="Limit instead of the profile's, e.g. 2ms.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, int8, or auto: all that the profile names.")] = "auto",
-    student: Annotated[
-        str, typer.Option(help="auto, resnet, cnn, lenet, or one: resnet:1x16, resnet8, cnn:8, lenet:3.")
-    ] = "auto",
-    method: Annotated[str, typer.Option(help="Distillation method; edgekd methods lists them.")] = "rdskd_plus",
-    budget: Annotated[
-        str,
-        typer.Option(help="fast, good or best; other methods: fast, paper; or a fraction of the longest, e.g. 0.1."),
-    ] = "fast",
-    minutes: Annotated[float | None, typer.Option(min=0.5, help="Time for the whole, instead of a budget.")] = None,
-    prior: Annotated[
-        str | None, typer.Option(help="Images to start from: none, procedural, photo, or a picture of your own.")
+    plan: Annotated[
+        Path | None, typer.Option(help="plan.toml of edgekd plan, in place of the options that it holds.")
     ] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of the method, e.g. student_lr=1e-3.")
-    ] = None,
+    out: Out = None,
+    latency: Latency = None,
+    max_params: MaxParams = None,
+    max_mb: MaxMb = None,
+    max_memory: MaxMemory = None,
+    like_teacher: LikeTeacher = None,
+    precision: Precision = "auto",
+    student: Student = "auto",
+    method: MethodName = "rdskd_plus",
+    budget: Budget = "fast",
+    minutes: Minutes = None,
+    prior: Prior = None,
+    setting: Setting = None,
     eval_data: Data = None,
+    on: Annotated[
+        str | None, typer.Option(help="A board, ssh://user@host: it measures candidates before training, and the end.")
+    ] = None,
+    python: BoardPython = "python3",
+    ssh_config: SshConfig = None,
     arch: Arch = None,
     input_: Input = None,
     mean: Mean = None,
@@ -92,26 +116,46 @@ def compress(
 ) -> None:
     """Distil TEACHER into a student for a device, export it, pack it and measure it. Needs no data."""
     with console.errors(debug=debug, as_json=as_json), console.Display(quiet, verbose, no_progress, as_json) as display:
+        if plan:
+            arguments.nothing_beside_a_plan(ctx)
         display.say(f"reading {teacher}")
         from edgekd import pipeline
+        from edgekd import plan as planning
         from edgekd.evaluation import load_eval_data
         from edgekd.methods import configure
-        from edgekd.profile import adjusted, load_profile
 
-        device = adjusted(load_profile(profile), latency_ms=arguments.milliseconds(latency), precision=precision)
-        settings = arguments.settings(setting) | ({} if prior is None else {"prior": prior})
         read = arguments.teacher(teacher, arch, input_, mean, std, classes)
         display.about(read)
-        config = configure(method, budget, settings, read)
+        asked = planning.matching(planning.read_plan(plan), read, plan) if plan else planning.Plan(
+            schema=planning.SCHEMA, teacher=read.sha256, profile=profile, student=student, method=method,
+            budget=budget, seed=seed, precision=precision, minutes=minutes,
+            limits=arguments.limits(latency, max_params, max_mb, max_memory),
+            settings=arguments.settings(setting) | ({} if prior is None else {"prior": prior}),
+        )  # fmt: skip
+        device = planning.device_of(asked)
+        config = configure(asked.method, asked.budget, asked.settings, read)
         data = None if eval_data is None else load_eval_data(eval_data, read.images, len(read.classes))
-        folder = out or Path(f"{teacher.stem}-{Path(profile).stem}")
-        display.say(f"settings of {method}, budget {budget}: " + ", ".join(f"{k} {v}" for k, v in vars(config).items()))
+        folder = out or (plan.parent if plan else arguments.folder(teacher, profile))
+        shown = ", ".join(f"{k} {v}" for k, v in vars(config).items())
+        display.say(f"settings of {asked.method}, budget {asked.budget}: {shown}")
         result = pipeline.compress(
-            read, device, folder, method=method, budget=budget, minutes=minutes, settings=settings, family=student,
-            seed=seed, eval_data=data, log=display.log, say=display.say, warn=display.warn,
+            read, device, folder, method=asked.method, budget=asked.budget, minutes=asked.minutes,
+            settings=asked.settings, family=asked.student, like_teacher=like_teacher, seed=asked.seed, eval_data=data,
+            board=_board(on, python, ssh_config, display.say), log=display.log, say=display.say, warn=display.warn,
         )  # fmt: skip
         display.result(result)
     raise typer.Exit(1 if result.broken else 0)
+
+
+def _board(on: str | None, python: str, ssh_config: Path | None, say: Callable[[str], None]) -> Runner | None:
+    if on is None:
+        return None
+    from edgekd.device import board_of, runner_of
+
+    return runner_of(board_of(on), python=python, ssh_config=ssh_config, say=say)
+
+
+app.command("plan")(plan_command.plan)
 
 
 @app.command("eval")
@@ -149,23 +193,43 @@ def evaluate(
 @app.command()
 def bench(
     bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    on: Annotated[
+        list[str] | None, typer.Option(help="A board: ssh://user@host:port/folder; several times for a fleet.")
+    ] = None,
     quick: Annotated[bool, typer.Option(help="2 s and 200 runs a graph instead of 10 s and 1,000.")] = False,
     threads: Annotated[int | None, typer.Option(min=0, help="CPU threads; default: the profile's; 0: all.")] = None,
     eval_data: Data = None,
     reference: Annotated[Path | None, typer.Option(help="Another graph, measured in turns with the student's.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Boards at a time.")] = 4,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave what was copied on the boards.")] = False,
+    python: BoardPython = "python3",
+    ssh_config: SshConfig = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure BUNDLE on this machine: the runner in it, just as on the device. Writes report.json into it."""
+    """Measure BUNDLE on this machine, or on boards: the runner in it. Writes report.json into it or beside it."""
     with console.errors(debug=debug, as_json=as_json), console.Display(quiet, False, True, as_json) as display:
-        from edgekd.pipeline import bench as measure
+        if not on and (keep or python != "python3"):
+            raise UsageError("--keep and --python are for boards", code="E0245", fix="name a board: --on ssh://host")
+        from edgekd import pipeline
 
-        report = measure(
-            bundle, quick=quick, threads=threads, eval_data=eval_data, reference=reference, say=display.say
-        )
-        display.report(report, bundle)
-    raise typer.Exit(0 if report["valid"] else 5)
+        if on:
+            from edgekd.device import board_of
+
+            outcomes = pipeline.bench_on(
+                bundle, [board_of(url) for url in on], jobs=jobs, quick=quick, threads=threads, eval_data=eval_data,
+                reference=reference, keep=keep, python=python, ssh_config=ssh_config, say=display.say,
+            )  # fmt: skip
+            documents.fleet(outcomes, bundle, as_json)
+            valid = all(outcome.valid for outcome in outcomes)
+        else:
+            report = pipeline.bench(
+                bundle, quick=quick, threads=threads, eval_data=eval_data, reference=reference, say=display.say
+            )
+            display.report(report, bundle)
+            valid = report["valid"]
+    raise typer.Exit(0 if valid else 5)
 
 
 @app.command()
@@ -216,6 +280,11 @@ def methods(as_json: AsJson = False, debug: Debug = False) -> None:
             for name, method in METHODS.items()
         }
         documents.show(found, found, as_json)
+
+
+app.command()(doctor_command.doctor)
+app.command()(report_command.report)
+app.command()(report_command.runs)
 
 
 if __name__ == "__main__":

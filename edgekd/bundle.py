@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,27 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 HOW_TO_RUN = """This folder is an edgekd bundle: an image classifier for {target}.
 
-On the device, in this folder, with Python 3.8 or later, numpy and onnxruntime:
+On the device, in this folder, with {needs}:
     python3 -m runner            measures latency, compares with the teacher's samples, writes report.json
+    python3 -m runner.doctor     what the device has and lacks
     python3 -m runner --help
 
-The graphs take float32 pixels 0..255, NCHW; normalisation is inside. Class names are in their metadata.
-{engine}"""
-ENGINE = """
-TensorRT builds its engine on the board itself, as engines fit one GPU and one version only:
-    /usr/src/tensorrt/bin/trtexec --onnx={graph} --minShapes=pixels:1x{shape} --optShapes=pixels:{batch}x{shape} \\
-        --maxShapes=pixels:{batch}x{shape} --saveEngine=student.engine
+The graphs take pixels 0..255, NCHW; normalisation is inside. Class names are in their metadata.
+"""
+NEEDS = {
+    "onnxrt": "Python 3.8 or later, numpy and onnxruntime",
+    "tensorrt": "Python 3.6 or later, numpy and the board's TensorRT (its Python package or trtexec)",
+}
+FOR_A_CONVERTER = """This folder is an edgekd bundle: an image classifier for {target}.
+
+That device runs what its vendor's tools make of the ONNX graphs here. edgekd does not do this step:
+{converter}
+
+The graphs take float32 pixels 0..255 of shape {batch}x{shape}; normalisation is inside. Class names are in their
+metadata. samples.npz holds generated images ("pixels", uint8 NCHW) that also serve to calibrate a converter.
+
+On a computer, in this folder, with Python 3.8 or later, numpy and onnxruntime:
+    python3 -m runner            compares the graphs with the teacher's samples; its latency is that computer's
 """
 
 
@@ -48,7 +60,7 @@ def write_bundle(
             shutil.copyfile(path, building / path.name)
         with open(building / "samples.npz", "wb") as handle:
             np.savez(handle, **samples)  # type: ignore[arg-type]
-        (building / "README.txt").write_text(_how_to_run(manifest, graphs), encoding="utf-8")
+        (building / "README.txt").write_text(_how_to_run(manifest), encoding="utf-8")
         listed = sorted(p for p in building.rglob("*") if p.is_file())
         values = vars(manifest) | {
             "graphs": {precision: path.name for precision, path in graphs.items()},
@@ -64,14 +76,13 @@ def write_bundle(
     return Bundle(folder, whole)
 
 
-def _how_to_run(manifest: Manifest, graphs: Mapping[str, Path]) -> str:
-    engine = ""
-    if manifest.target == "tensorrt":
-        images = manifest.images
-        graph = graphs.get("int8", graphs["fp32"]).name
-        shape = f"{images.channels}x{images.height}x{images.width}"
-        engine = ENGINE.format(graph=graph, shape=shape, batch=manifest.batch)
-    return HOW_TO_RUN.format(target=manifest.profile["summary"], engine=engine)
+def _how_to_run(manifest: Manifest) -> str:
+    images, summary = manifest.images, manifest.profile["summary"]
+    shape = f"{images.channels}x{images.height}x{images.width}"
+    if converter := manifest.profile.get("converter"):
+        lines = textwrap.fill(converter, 116, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+        return FOR_A_CONVERTER.format(target=summary, converter=lines, batch=manifest.batch, shape=shape)
+    return HOW_TO_RUN.format(target=summary, needs=NEEDS.get(manifest.target, NEEDS["onnxrt"]))
 
 
 def read_bundle(folder: Path) -> Bundle:

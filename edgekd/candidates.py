@@ -29,6 +29,7 @@ def _row(candidate: Candidate) -> dict[str, Any]:
     return {
         "student": name_of(candidate.spec),
         "family": candidate.spec.family,
+        "precision": candidate.precision,
         "predicted_ms": plain(candidate.predicted),
         "expected": candidate.expected,
         "memory_mb": candidate.memory_mb,

@@ -235,12 +235,8 @@ def _validity(report: Mapping[str, Any]) -> None:
     out.print(
         f"measured  {note}; agreement with the teacher on {report['samples']:,} generated images", highlight=False
     )
-    if report["target"] == "tensorrt":
-        out.print(
-            "          latency here is ONNX Runtime's on this machine, not the board's; README.txt in the bundle "
-            "has the line that builds the engine",
-            highlight=False,
-        )
+    if report["runtime"].get("note"):
+        out.print(f"          {escape(report['runtime']['note'])}", highlight=False, soft_wrap=True)
     p50 = {name: graph["latency_ms"]["p50"] for name, graph in report["graphs"].items()}
     if p50.get("int8", 0) > p50.get("fp32", float("inf")):
         out.print("          int8 is slower than fp32 on this machine", highlight=False)

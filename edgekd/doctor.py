@@ -41,7 +41,7 @@ def examine_here() -> list[Finding]:
 
 
 def examine_board(board: Board, target: str, *, python: str = "python3", config: Path | None = None) -> list[Finding]:
-    """A board that ssh reaches. target: the profile's. Raises MeasurementError when it cannot be reached or has no such Python."""
+    """A board that ssh reaches. target: the profile's. Raises MeasurementError, EnvironmentLacking (no such Python)."""
     source = (data_dir("targets") / SCRIPT).read_text(encoding="utf-8")
     with Link(board, config=config, stop=threading.Event()) as link:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from rich.markup import escape
 
 from edgekd import console
 from edgekd.files import plain
-from edgekd.options import AsJson, Debug
+from edgekd.options import AsJson, BoardPython, Debug, SshConfig
 
 COLOURS = {"ok": "green", "warning": "yellow", "lacking": "bold red", "absent": "dim"}
 
@@ -21,8 +20,8 @@ def doctor(
     on: Annotated[
         list[str] | None, typer.Option(help="A board: ssh://[user@]host[:port]; several times for several.")
     ] = None,
-    python: Annotated[str, typer.Option(help="The interpreter over there.")] = "python3",
-    ssh_config: Annotated[Path | None, typer.Option(help="An ssh configuration instead of yours.")] = None,
+    python: BoardPython = "python3",
+    ssh_config: SshConfig = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

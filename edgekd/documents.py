@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -13,7 +14,7 @@ from edgekd import console
 from edgekd.files import plain
 
 if TYPE_CHECKING:
-    from edgekd.types import Profile
+    from edgekd.device import Outcome
 
 
 def show(document: Mapping[str, Any], text: str | Mapping[str, Any], as_json: bool) -> None:
@@ -37,19 +38,6 @@ def _readable(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def profile_list(found: Mapping[str, Profile], as_json: bool) -> None:
-    """One line per profile."""
-    if as_json:
-        print(json.dumps({name: plain(profile) for name, profile in found.items()}, indent=2, ensure_ascii=False))
-        return
-    table = Table(Column("profile", no_wrap=True), "device", "precisions", "latency limit")
-    for name, p in found.items():
-        device = p.summary if p.name == name else f"-> {p.name}"
-        limit = "-" if p.limits.latency_ms is None else f"{p.limits.latency_ms:g} ms"
-        table.add_row(name, device, ", ".join(p.precisions), limit)
-    console.out.print(table)
-
-
 def teacher(document: Mapping[str, Any], as_json: bool) -> None:
     """What inspect found of a teacher: facts, layers, and in yellow what was assumed."""
     if as_json:
@@ -65,3 +53,44 @@ def teacher(document: Mapping[str, Any], as_json: bool) -> None:
     for note in document["notes"]:
         console.out.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     console.warn(document["warnings"])
+
+
+def fleet(outcomes: Sequence[Outcome], bundle: Path, as_json: bool) -> None:
+    """What became of each board: a row per graph, or one JSON document. A board alone that failed raises its error."""
+    if len(outcomes) == 1 and outcomes[0].error is not None:
+        raise outcomes[0].error
+    if as_json:
+        print(json.dumps({"bundle": str(bundle), "boards": [_of_board(o) for o in outcomes]}, indent=2))
+        return
+    figures = [Column(name, justify="right", no_wrap=True) for name in ("p50 ms", "p90 ms", "agree")]
+    table = Table(
+        Column("board", overflow="fold"), "device", "runtime", "graph", *figures, Column("valid", no_wrap=True)
+    )
+    lines = []
+    for o in outcomes:
+        if o.report is None:
+            assert o.error is not None
+            table.add_row(escape(o.board.name), *["-"] * 6, f"[red]{o.error.code}[/]")
+            fix = f"\n  fix     {o.error.fix}" if o.error.fix else ""
+            lines.append(f"failed    {o.error.what}\n  why     {o.error.why}{fix}")
+            continue
+        runtime, device = o.report["runtime"], o.report["device"]
+        facts = [o.board.name, str(device["name"]), f"{runtime['name']} {runtime['version']}"]
+        for name, graph in o.report["graphs"].items():
+            t = graph["latency_ms"]
+            shown = [f"{t['p50']:.3f}", f"{t['p90']:.3f}", f"{graph['agreement']:.1%}"]
+            table.add_row(*map(escape, facts), escape(name), *shown, "yes" if o.valid else "[yellow]no[/]")
+            facts = ["", "", ""]
+        lines.append(f"report    {o.path}")
+        lines += [] if o.valid else [f"not valid {o.board.name}: {'; '.join(o.report['reasons'])}"]
+    console.out.print(table)
+    for line in lines:
+        console.out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _of_board(outcome: Outcome) -> dict[str, Any]:
+    error, facts = outcome.error, {"board": outcome.board.name, "received": outcome.received}
+    if error is None:
+        return facts | {"ok": True, "valid": outcome.valid, "path": str(outcome.path), "report": plain(outcome.report)}
+    told = {"code": error.code, "what": error.what, "why": error.why, "fix": error.fix, "exit": error.exit_code}
+    return facts | {"ok": False, "valid": False, "error": told}

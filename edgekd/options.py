@@ -27,9 +27,46 @@ ProfileName = Annotated[
 Data = Annotated[
     Path | None, typer.Option("--eval-data", help="Labelled images (npz) for the report; never trained on.")
 ]
+Latency = Annotated[str | None, typer.Option(help="Limit instead of the profile's, e.g. 2ms.")]
+MaxParams = Annotated[str | None, typer.Option(help="Limit on the student's parameters, e.g. 500k or 1.5M.")]
+MaxMb = Annotated[
+    float | None, typer.Option(min=0.001, help="Limit on the deployed graph instead of the profile's, in MB.")
+]
+MaxMemory = Annotated[
+    str | None, typer.Option(help="Limit on activations and weights in RAM instead of the profile's: 300kB, 2MB.")
+]
+LikeTeacher = Annotated[
+    float | None,
+    typer.Option(help="At most this share of the teacher's predicted latency, instead of half of its size."),
+]
+Student = Annotated[
+    str,
+    typer.Option(
+        "--student",
+        "--family",
+        help="auto; a family: resnet, bottleneck, wrn, mobilenetv2, mobilenetv3, mcu, cnn, lenet, pruned; or one: "
+        "resnet:1x16, resnet8, mobilenetv2:0.35, mcu:2x8, cnn:8, lenet:3, pruned:0.5.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; everything else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every figure of the log.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Plain lines instead of a progress bar.")]
 Debug = Annotated[bool, typer.Option("--debug", help="A traceback with every error.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of all random numbers.")]
+Out = Annotated[Path | None, typer.Option("-o", "--out", help="Output folder; the same one resumes.")]
+Precision = Annotated[str, typer.Option(help="fp32, fp16, int8, or auto: all that the profile names.")]
+MethodName = Annotated[str, typer.Option("--method", help="Distillation method; edgekd methods lists them.")]
+Budget = Annotated[
+    str,
+    typer.Option(help="fast, good or best; other methods: fast, paper; or a fraction of the longest, e.g. 0.1."),
+]
+Minutes = Annotated[float | None, typer.Option(min=0.5, help="Time for the whole, instead of a budget.")]
+Prior = Annotated[
+    str | None, typer.Option(help="Images to start from: none, procedural, photo, or a picture of your own.")
+]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, e.g. student_lr=1e-3.")]
+BoardPython = Annotated[str, typer.Option("--python", help="The board's interpreter.")]
+SshConfig = Annotated[
+    Path | None, typer.Option(envvar="EDGEKD_SSH_CONFIG", help="An ssh configuration instead of yours.")
+]

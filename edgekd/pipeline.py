@@ -6,27 +6,34 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import edgekd
+from edgekd import candidates
 from edgekd.bundle import read_bundle
 from edgekd.compute import RATES
-from edgekd.device import run_bundle
+from edgekd.device import Board, Outcome, run_bundle, run_fleet
 from edgekd.errors import InputError, UsageError
 from edgekd.evaluation import EvalData, load_eval_data, write_eval_data
-from edgekd.files import from_dict, plain
+from edgekd.families import name_of
+from edgekd.files import from_dict, plain, write_json
 from edgekd.methods import METHODS, configure
 from edgekd.observe import look
-from edgekd.plan import expected_seconds, planned, seconds_per_step
+from edgekd.pace import expected_seconds, planned, seconds_per_step
 from edgekd.ranks import meet, one_after_the_first, ranks
-from edgekd.stages import bundled, claim, distilled, measured, referenced
-from edgekd.student import LARGE, size_student
-from edgekd.types import Bundle, Log, Profile, Recipe, Sizing, Teacher
+from edgekd.report.result import refresh_page, write_result
+from edgekd.shortlist import measured_first
+from edgekd.sizing import search, sized
+from edgekd.stages import bundled, claim, distilled, measured, referenced, unpacked
+from edgekd.student import LARGE
+from edgekd.types import Bundle, Log, Profile, Recipe, Sizing, StudentSpec, Teacher
 
 MANY = 100  # classes
+Runner = Callable[..., dict[str, Any]]  # (bundle, quick=False) -> the runner's report
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,10 @@ def compress(
     minutes: float | None = None,
     settings: Mapping[str, Any] | None = None,
     family: str = "auto",
+    like_teacher: float | None = None,
     seed: int = 0,
     eval_data: EvalData | None = None,
+    board: Runner | None = None,
     log: Log = no_log,
     say: Callable[[str], None] = lambda line: None,
     warn: Callable[[str], None] = lambda line: None,
@@ -68,8 +77,10 @@ def compress(
     folder: output, made when missing; an earlier run of the same settings in it is gone on with. budget: a name of the
     method's BUDGETS or a fraction of the longest one's steps; settings: single fields of the method's Config on top.
     minutes: how long the whole may take here, instead of a budget; the steps follow from a short probe.
-    eval_data only ever reaches the report. log: figures of the training; say: one line per stage.
-    warn: what speaks against a good student, before the work begins.
+    board: takes bundles to the device (edgekd.device.runner_of): the best candidates are measured there before one is
+    chosen, and the bundle at the end. eval_data only ever reaches the report. log: figures of the training; say: one
+    line per stage.
+    warn: what speaks against a good student, before the work begins, and graphs that are not packed.
     Raises EdgekdError children; Interrupted (after saving) on SIGINT or SIGTERM. Under torchrun the processes train
     together; all but the first end after that, by SystemExit.
     """
@@ -83,7 +94,13 @@ def compress(
             fix="name a --budget",
         )
     config = configure(method, budget, settings or {}, teacher)
-    sizing = size_student(teacher, profile, family=family)
+    before = folder / "settings.json"
+    if board and before.is_file():  # what was measured then is not measured again
+        family = name_of(from_dict(StudentSpec, _settings(before)["student"], where=str(before)))
+    found = search(teacher, profile, family=family, like_teacher=like_teacher, must_fit=board is None)
+    if board and not before.is_file():
+        found = measured_first(found, teacher, profile, lambda bundle: board(bundle, quick=True), say=say)
+    sizing = sized(found, teacher, profile)
     if sizing.spec.family == "pruned":
         config = gentle(config)
     if minutes is not None:
@@ -97,12 +114,20 @@ def compress(
     asked = {"teacher": teacher.sha256, "profile": profile, "student": sizing.spec, "recipe": recipe}
     with one_after_the_first():
         claim(folder, plain(asked | {"edgekd": edgekd.__version__}))
+        if not (folder / "plan.json").exists():
+            write_json(folder / "plan.json", candidates.document(found))
     student, pixels = distilled(teacher, sizing, recipe, folder, log, say)
-    bundle = bundled(teacher, student, pixels, sizing, profile, recipe, folder, say)
+    bundle = bundled(teacher, student, pixels, sizing, profile, recipe, folder, say, warn)
     reference = referenced(teacher, profile, folder, say)
     report = measured(bundle, reference, eval_data, folder, say)
-    broken = broken_limits(report, profile, sizing)
-    return Result(folder, bundle, report, sizing, profile, recipe, broken, time.monotonic() - start)
+    there = None
+    if board:
+        say("measuring on the board")
+        there = board(bundle)
+    broken = [*broken_limits(there or report, profile, sizing, measured=there is not None), *unpacked(bundle)]
+    result = Result(folder, bundle, report, sizing, profile, recipe, broken, time.monotonic() - start)
+    write_result(result)
+    return result
 
 
 def doubts(teacher: Teacher, config: Any) -> list[str]:
@@ -135,11 +160,17 @@ def gentle(config: Any) -> Any:
     return dataclasses.replace(config, optimizer="sgd", student_lr=RATES["sgd"] / 5)
 
 
+def _settings(path: Path) -> dict[str, Any]:
+    """What an earlier run wrote down of itself."""
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
 def _stored(folder: Path, method: str, budget: str, config: Any) -> Any:
     """The settings that an earlier run in the folder was planned with, so that it can be gone on with; else None."""
     path = folder / "settings.json"
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        before = _settings(path)["recipe"]
         if (before["method"], before["budget"]) == (method, budget):
             return from_dict(type(config), before["config"], where=str(path))
     return None
@@ -174,6 +205,40 @@ def bench(
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Verifies the bundle in `folder` and measures it on this machine; gives its report.json. See run_bundle."""
+    with _measurable(folder, eval_data, reference) as (bundle, evaluation):
+        report = run_bundle(bundle, quick=quick, threads=threads, eval_data=evaluation, reference=reference, say=say)
+    say(f"page      {refresh_page(folder)}")
+    return report
+
+
+def bench_on(
+    folder: Path,
+    boards: Sequence[Board],
+    *,
+    jobs: int = 4,
+    quick: bool = False,
+    threads: int | None = None,
+    eval_data: Path | None = None,
+    reference: Path | None = None,
+    keep: bool = False,
+    python: str = "python3",
+    ssh_config: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Outcome]:
+    """Verifies the bundle in `folder` and measures it on boards over ssh; what became of each. See run_fleet."""
+    with _measurable(folder, eval_data, reference) as (bundle, evaluation):
+        outcomes = run_fleet(
+            bundle, boards, jobs=jobs, quick=quick, threads=threads, eval_data=evaluation, reference=reference,
+            keep=keep, python=python, ssh_config=ssh_config, say=say,
+        )  # fmt: skip
+    if (folder / "report.json").is_file():  # a page is about a bundle that was measured here too
+        say(f"page      {refresh_page(folder)}")
+    return outcomes
+
+
+@contextmanager
+def _measurable(folder: Path, eval_data: Path | None, reference: Path | None) -> Iterator[tuple[Bundle, Path | None]]:
+    """The verified bundle, and the evaluation data in the runner's form while inside."""
     bundle = read_bundle(folder)
     if reference is not None and not reference.is_file():
         raise InputError(f"{reference} is not there", code="E0350")
@@ -182,20 +247,21 @@ def bench(
         if eval_data is not None:
             evaluation = Path(temporary) / "evaluation.npz"
             write_eval_data(load_eval_data(eval_data, bundle.manifest.images, len(bundle.manifest.classes)), evaluation)
-        return run_bundle(bundle, quick=quick, threads=threads, eval_data=evaluation, reference=reference, say=say)
+        yield bundle, evaluation
 
 
-def broken_limits(report: Mapping[str, Any], profile: Profile, sizing: Sizing) -> list[str]:
+def broken_limits(report: Mapping[str, Any], profile: Profile, sizing: Sizing, *, measured: bool = False) -> list[str]:
     """Limits of the profile that the result breaks, each as a short sentence.
 
     The graph's size is that of the file. Latency is the measured p90 where this machine is the profile's device (the
     profile "cpu"); elsewhere the prediction, since a figure of this machine says nothing about a board.
     """
     limits, found = profile.limits, []
-    deployed = min(profile.precisions, key=lambda p: sizing.predicted[p].latency_ms)
-    measured = profile.name == "cpu"
+    packed = [precision for precision in profile.precisions if precision in report["graphs"]]
+    deployed = min(packed, key=lambda p: sizing.predicted[p].latency_ms)
+    measured = measured or profile.name == "cpu"
     if measured:
-        deployed = min(profile.precisions, key=lambda p: report["graphs"][p]["latency_ms"]["p90"])
+        deployed = min(packed, key=lambda p: report["graphs"][p]["latency_ms"]["p90"])
     latency = report["graphs"][deployed]["latency_ms"]["p90"] if measured else sizing.predicted[deployed].high_ms
     size = report["graphs"][deployed]["mb"]
     if limits.latency_ms is not None and latency > limits.latency_ms:

@@ -110,7 +110,7 @@ def _comment(front: tuple[Candidate, ...]) -> str:
     lines = ["Made by edgekd plan. edgekd compress TEACHER --plan THIS_FILE does it; edit what you like.", ""]
     lines += ["Students of which nothing as fast is expected to be better (predicted ms), for the line student:"]
     for candidate in front:
-        p = candidate.predicted[fastest(candidate)]
+        p = candidate.predicted[candidate.precision]
         lines.append(
             f"  {name_of(candidate.spec):<24} {p.latency_ms:.3g}" + "  breaks a limit" * bool(candidate.broken)
         )
@@ -136,17 +136,12 @@ def document(plan: Plan, forecast: Forecast, files: Mapping[str, Path]) -> dict[
     }
 
 
-def fastest(candidate: Candidate) -> str:
-    """The precision that is predicted to run fastest: what would be deployed."""
-    return min(candidate.predicted, key=lambda p: candidate.predicted[p].latency_ms)
-
-
 def show(forecast: Forecast, profile: Profile, files: Mapping[str, Path], next_line: str) -> None:
     """The plan as a table and lines for people."""
     from edgekd.families import name_of
 
     found = forecast.search
-    precision = fastest(found.chosen)
+    precision = found.chosen.precision
     table = Table(
         Column("  student", no_wrap=True), Column("ms", justify="right"), Column("within", no_wrap=True),
         *(Column(head, justify="right") for head in ("MB", "memory", "M MACs", "layers", "expected")),

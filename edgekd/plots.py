@@ -17,7 +17,7 @@ MARKS = "osD^vP*XhH<>"
 def pareto(found: Search, profile: Profile, path: Path) -> None:
     """Writes every candidate of a search as predicted milliseconds against what is expected of it, PNG or SVG.
 
-    Each in the precision that is fastest for it. Full marks keep every limit, pale ones do not; the line joins those
+    Each in the precision that it is deployed in. Full marks keep every limit, pale ones do not; the line joins those
     that nothing faster is expected to beat, with the interval of each prediction; the ring is the one that was chosen.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -34,19 +34,19 @@ def pareto(found: Search, profile: Profile, path: Path) -> None:
         for fits in (False, True):
             shown = [c for c in members if (not c.broken) is fits]
             axes.scatter(
-                [_fastest(c).latency_ms for c in shown],
+                [_deployed(c).latency_ms for c in shown],
                 [c.expected for c in shown],
                 color=colour, marker=mark, s=28, alpha=0.9 if fits else 0.2, linewidths=0,
                 label=family if fits or not any(not c.broken for c in members) else None,
             )  # fmt: skip
-    front = sorted(found.front, key=lambda c: _fastest(c).latency_ms)
-    predicted = [_fastest(c) for c in front]
+    front = sorted(found.front, key=lambda c: _deployed(c).latency_ms)
+    predicted = [_deployed(c) for c in front]
     middle = [p.latency_ms for p in predicted]
     spread = [[p.latency_ms - p.low_ms for p in predicted], [p.high_ms - p.latency_ms for p in predicted]]
     axes.errorbar(
         middle, [c.expected for c in front], xerr=spread, color="0.35", linewidth=1, elinewidth=0.6, capsize=2, zorder=1
     )
-    chosen = _fastest(found.chosen).latency_ms
+    chosen = _deployed(found.chosen).latency_ms
     axes.scatter([chosen], [found.chosen.expected], s=170, facecolors="none", edgecolors="black", linewidths=1.6)
     axes.annotate(
         name_of(found.chosen.spec), (chosen, found.chosen.expected), xytext=(12, -4), textcoords="offset points",
@@ -61,7 +61,7 @@ def pareto(found: Search, profile: Profile, path: Path) -> None:
         )  # fmt: skip
     axes.set(
         xscale="log", ylabel="expected",
-        xlabel=f"predicted latency on {profile.name}, batch {profile.batch}, in the fastest precision (ms)",
+        xlabel=f"predicted latency on {profile.name}, batch {profile.batch}, as deployed (ms)",
     )  # fmt: skip
     axes.grid(alpha=0.25, linewidth=0.5)
     figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=len(families))
@@ -69,5 +69,5 @@ def pareto(found: Search, profile: Profile, path: Path) -> None:
         figure.savefig(temporary, format=path.suffix[1:], dpi=150)
 
 
-def _fastest(candidate: Candidate) -> Prediction:
-    return min(candidate.predicted.values(), key=lambda prediction: prediction.latency_ms)
+def _deployed(candidate: Candidate) -> Prediction:
+    return candidate.predicted[candidate.precision]

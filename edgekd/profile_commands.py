@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgekd import console, documents, profile_documents
+from edgekd import console, documents, measure_command, profile_documents
 from edgekd.errors import EnvironmentLacking, ProfileError, UsageError
 from edgekd.options import AsJson, Debug
 
@@ -113,3 +113,6 @@ def profiles_new(
         says = f"{path} written. Next: edit it, then\n  edgekd profiles check {path}\n  edgekd profiles measure {use}"
         says += f"\n  edgekd compress TEACHER --profile {use}"
         documents.show({"file": str(path), "profile": use, "from": base}, says, as_json)
+
+
+app.command("measure")(measure_command.measure)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from edgekd.files import nearest
-from edgekd.types import Figure, Profile
+from edgekd.types import Figure, Profile, RunnerOptions
 
 TARGETS = ("onnxrt", "tensorrt", "onnx")
 PRECISIONS = ("fp32", "fp16", "int8")  # of graphs
@@ -18,6 +18,7 @@ UNITS = ("cpu", "gpu", "npu")
 BASES = ("measured", "vendor", "derived")
 CLASSES = ("jetson", "sbc", "x86", "mobile", "npu", "mcu", "server", "other")
 ALIGNMENTS = (1, 2, 4, 8, 16, 32, 64)
+PROVIDERS = ("cpu", "cuda", "tensorrt")  # of ONNX Runtime
 OPSETS = range(13, 24)
 # The IR version of the ONNX release that brought an opset (onnx/docs/Versioning.md).
 IR_OF_OPSET = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
@@ -57,6 +58,14 @@ def _one_of(key: str, value: str, known: tuple[str, ...]) -> Iterator[Finding]:
         yield Finding(key, f"{value!r} is not known.{nearest(value, known)}", f"write one of: {', '.join(known)}")
 
 
+def _options(options: RunnerOptions) -> Iterator[Finding]:
+    yield from _one_of("options.provider", options.provider, PROVIDERS)
+    if options.workspace_mb is not None and options.workspace_mb < 1:
+        yield Finding("options.workspace_mb", f"{options.workspace_mb} is no memory", "1 or more, or leave it out")
+    if options.dla_core is not None and options.dla_core < 0:
+        yield Finding("options.dla_core", f"{options.dla_core} is no core", "0 or 1, or leave it out")
+
+
 def _graphs(profile: Profile) -> Iterator[Finding]:
     yield from _one_of("target", profile.target, TARGETS)
     if not profile.precisions:
@@ -67,6 +76,8 @@ def _graphs(profile: Profile) -> Iterator[Finding]:
         yield Finding("precisions", "one is named twice", "name each once")
     if profile.target == "onnx" and not profile.converter:
         yield Finding("converter", "missing, though the target is onnx", "say what turns the ONNX into what runs there")
+    if profile.options is not None:
+        yield from _options(profile.options)
     if profile.opset not in OPSETS:
         yield Finding("opset", f"{profile.opset} cannot be written", f"{OPSETS.start} to {OPSETS.stop - 1}")
     runtime = profile.runtime

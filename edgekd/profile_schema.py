@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from edgekd.profile_rules import ALIGNMENTS, BASES, CLASSES, OPSETS, PEAKS, PRECISIONS, TARGETS, UNITS
+from edgekd.profile_rules import ALIGNMENTS, BASES, CLASSES, OPSETS, PEAKS, PRECISIONS, PROVIDERS, TARGETS, UNITS
 from edgekd.types import Figure, Profile
 
 ALLOWED: Mapping[str, tuple[Any, ...]] = {
@@ -24,6 +24,7 @@ ALLOWED: Mapping[str, tuple[Any, ...]] = {
     "Figure.basis": BASES,
     "Latency.basis": BASES,
     "Hardware.unit": UNITS,
+    "RunnerOptions.provider": PROVIDERS,
 }
 KEYS: Mapping[str, tuple[str, ...]] = {
     "Hardware.peak_gflops": PEAKS,

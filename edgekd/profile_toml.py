@@ -22,7 +22,7 @@ def profile_toml(profile: Profile, *, explained: bool, comments: Mapping[str, st
     """
     above = comments or {}
     parts = ["\n".join(_keys(Profile, vars(profile), explained))]
-    for name in ("limits", "runtime", "hardware", "pays", "slower"):
+    for name in ("limits", "runtime", "hardware", "pays", "slower", "options"):
         value = getattr(profile, name)
         if not value:
             continue

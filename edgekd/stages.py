@@ -27,13 +27,13 @@ from edgekd.compute import choose_device, keep_freed_memory, to_device
 from edgekd.device import run_bundle
 from edgekd.errors import EnvironmentLacking, ExportError, UsageError
 from edgekd.evaluation import EvalData, write_eval_data
-from edgekd.export import Pixels, check_parity, export, export_fp32, onnx_logits, torch_logits
+from edgekd.export import Pixels, export, export_fp32, gates, graph_path, torch_logits
 from edgekd.files import plain, write_json, written
 from edgekd.grid import write_grid
 from edgekd.methods import distill
 from edgekd.student import first_student, name_of
 from edgekd.teacher import load_teacher, save_teacher
-from edgekd.types import Bundle, Log, Manifest, Profile, Recipe, Run, Sizing, Teacher
+from edgekd.types import Bundle, Images, Log, Manifest, Profile, Recipe, Run, Sizing, Teacher
 
 CALIBRATION, SAMPLES = 512, 2_000  # generated images for INT8, and for agreement; fewer where images are large
 LARGEST_SAMPLES = 32_000_000  # bytes of all samples together
@@ -105,7 +105,7 @@ def distilled(
     with stoppable():
         run = Run(device, recipe.seed, folder, logged)
         sampler = distill(recipe.method, teacher_there, student, recipe.config, run, say)
-    count = CALIBRATION + max(64, min(SAMPLES, LARGEST_SAMPLES // (images.channels * images.height * images.width)))
+    count = CALIBRATION + samples_kept(images)
     parts = [to_pixels(sampler(min(256, count - at)), images).cpu().numpy() for at in range(0, count, 256)]
     ranks.leave_to_the_first()
     with written(images_file) as temporary, open(temporary, "wb") as handle:
@@ -119,6 +119,11 @@ def distilled(
     for path in (folder / "distillation.ckpt", *folder.glob("*.u8")):  # the checkpoint and the banks of images
         path.unlink(missing_ok=True)
     return student, np.concatenate(parts)
+
+
+def samples_kept(images: Images) -> int:
+    """How many generated images come with a bundle."""
+    return max(64, min(SAMPLES, LARGEST_SAMPLES // (images.channels * images.height * images.width)))
 
 
 def data_statement(prior: str) -> str:
@@ -144,16 +149,26 @@ def bundled(
     recipe: Recipe,
     folder: Path,
     say: Callable[[str], None],
+    warn: Callable[[str], None] = lambda line: None,
 ) -> Bundle:
-    """Graphs, each held against torch, and the bundle around them; read back where that is finished."""
+    """Graphs, each held against torch, and the bundle around them; read back where that is finished.
+
+    An fp16 or INT8 graph that is not the student stays out of the bundle, and `warn` is told; the manifest's parity
+    keeps the reason. Raises ParityError where nothing would be left.
+    """
     if (folder / "bundle").exists():
         say("bundle packed already")
         return read_bundle(folder / "bundle")
     say(f"exporting {' and '.join(profile.precisions)}")
     images, held_out = teacher.images, pixels[CALIBRATION:]
-    graphs = export(student, images, teacher.classes, profile, pixels[:CALIBRATION], folder)
+    calibration = pixels[:CALIBRATION]
+    graphs = export(student, images, teacher.classes, profile, calibration, folder, teacher_sha256=teacher.sha256)
     logits = torch_logits(student, images, held_out)
-    by_graph = {precision: onnx_logits(path, held_out) for precision, path in graphs.items()}
+    passed, by_graph = gates(graphs, graph_path(folder, "fp32"), held_out, logits)
+    for precision, gate in passed.items():
+        if gate.refused is not None:
+            warn(f"the {precision} graph is not packed: {gate.refused.why}")
+            del graphs[precision], by_graph[precision]
     manifest = Manifest(
         schema=SCHEMA,
         target=profile.target,
@@ -163,7 +178,7 @@ def bundled(
         classes=teacher.classes,
         graphs={},
         files={},
-        parity={precision: check_parity(precision, found, logits) for precision, found in by_graph.items()},
+        parity={precision: gate.document() for precision, gate in passed.items()},
         student=plain(sizing.spec) | plain(sizing.student),
         teacher={"sha256": teacher.sha256, "architecture": teacher.architecture} | plain(sizing.teacher),
         method={"name": recipe.method, **{n: v for n, v in plain(recipe).items() if n != "method"}},
@@ -183,6 +198,12 @@ def bundled(
     }
     samples |= {f"{precision}_logits": found for precision, found in by_graph.items()}
     return write_bundle(folder / "bundle", manifest, graphs, samples)
+
+
+def unpacked(bundle: Bundle) -> list[str]:
+    """The graphs that the profile asks for and that are not the student, each with the reason as a short sentence."""
+    found = ((precision, parity.get("refused")) for precision, parity in bundle.manifest.parity.items())
+    return [f"no {precision} graph: {problem}" for precision, problem in found if problem]
 
 
 def referenced(teacher: Teacher, profile: Profile, folder: Path, say: Callable[[str], None]) -> Path | None:

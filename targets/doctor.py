@@ -84,9 +84,8 @@ def tensorrt(wanted: bool) -> Dict[str, str]:
     out = _output([sys.executable, "-c", "import tensorrt as t; print(t.__version__)"])
     if out is not None:
         return finding("TensorRT", OK, out)
-    state = LACKING if wanted and trtexec_path() is None else ABSENT
-    fix = "JetPack brings it: sudo apt install python3-libnvinfer" if state == LACKING else ""
-    return finding("TensorRT", state, "its Python package does not import", fix)
+    fix = "JetPack brings it: sudo apt install python3-libnvinfer" if wanted and trtexec_path() is None else ""
+    return finding("TensorRT", WARNING if fix else ABSENT, "its Python package does not import", fix)
 
 
 def trtexec(wanted: bool) -> Dict[str, str]:

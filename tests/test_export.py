@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -14,12 +15,17 @@ from edgekd.bank import to_pixels
 from edgekd.errors import ExportError, InputError
 from edgekd.export import (
     Deployed,
+    Logits,
     check_parity,
     export,
+    export_fp16,
     export_fp32,
+    export_int8,
     graph_facts,
     onnx_logits,
+    scheme,
     torch_logits,
+    weights_sha256,
 )
 from edgekd.networks import LeNet, ResNet
 
@@ -98,6 +104,50 @@ def test_old_opset_of_lenet_and_option_a(tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "lenet.onnx").ir_version <= 8
 
 
+@pytest.mark.parametrize("opset", [13, 18])
+def test_batch_norms_are_folded_and_nothing_dangles(opset: int, student: ResNet, tmp_path: Path) -> None:
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in student.modules())
+    export_fp32(student, FACTS, list("abcde"), tmp_path / "a.onnx", opset=opset)
+    model = onnx.load(tmp_path / "a.onnx")
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    read = {name for node in model.graph.node for name in node.input}
+    assert {tensor.name for tensor in model.graph.initializer} <= read
+    assert model.ir_version == {13: 7, 18: 8}[opset]  # of the release that brought the opset
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)  # they name source files
+    assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_fixed_batch_uint8_and_checksums(student: ResNet, tmp_path: Path) -> None:
+    expected = torch_logits(student, FACTS, PIXELS[:7])
+    for batch, uint8 in ((4, False), (None, True)):
+        path, integers = tmp_path / f"{batch} {uint8}.onnx", tmp_path / "int8.onnx"
+        export_fp32(
+            student, FACTS, list("abcde"), path, opset=13, batch=batch, uint8=uint8, teacher_sha256="f" * 64
+        )  # fmt: skip
+        entry = onnx.load(path).graph.input[0].type.tensor_type
+        assert entry.shape.dim[0].dim_value == (batch or 0)
+        assert entry.elem_type == (onnx.TensorProto.UINT8 if uint8 else onnx.TensorProto.FLOAT)
+        assert np.allclose(onnx_logits(path, PIXELS[:7]), expected, atol=1e-5)  # 7 images do not fill batches of 4
+        export_int8(path, integers, PIXELS[:16], scheme=scheme("onnxrt"))
+        export_fp16(path, tmp_path / "fp16.onnx", PIXELS[:16])
+        for made in (integers, tmp_path / "fp16.onnx"):
+            assert np.abs(onnx_logits(made, PIXELS[:7]) - expected).max() < 0.1 * np.abs(expected).max()
+            facts = graph_facts(made)
+            assert (facts.weights_sha256, facts.teacher_sha256) == (weights_sha256(student), "f" * 64)
+    other = copy.deepcopy(student)
+    with torch.no_grad():
+        other.linear.bias[0] += 1e-3
+    assert weights_sha256(other) != weights_sha256(student)
+
+
+def test_hard_swish_before_it_was_an_operator(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Hardswish(), torch.nn.Flatten(), torch.nn.LazyLinear(5)).eval()
+    model(torch.zeros(1, 3, 16, 16))
+    export_fp32(model, FACTS, list("abcde"), tmp_path / "a.onnx", opset=13)
+    assert "HardSigmoid" in {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node}
+    assert np.allclose(onnx_logits(tmp_path / "a.onnx", PIXELS), torch_logits(model, FACTS, PIXELS), atol=1e-5)
+
+
 def test_network_that_onnx_cannot_express(tmp_path: Path) -> None:
     class Odd(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -108,16 +158,28 @@ def test_network_that_onnx_cannot_express(tmp_path: Path) -> None:
     assert refused.value.exit_code == 6 and not list(tmp_path.iterdir())
 
 
+def flipped(logits: Logits, count: int) -> Logits:
+    """The same, with another answer to the first images."""
+    other = logits.copy()
+    other[:count] = -other[:count]
+    return other
+
+
 def test_parity_gates() -> None:
     good = np.random.default_rng(0).normal(size=(100, 5)).astype(np.float32)
     assert check_parity("fp32", good.copy(), good) == {"max_abs": 0.0, "relative": 0.0, "agreement": 1.0}
     for precision, other in (
         ("fp32", good + 0.01),
         ("int8", np.roll(good, 1, axis=0)),
+        ("int8", flipped(good, 3)),
+        ("fp16", flipped(good, 1)),
+        ("fp16", np.where(good > 2, np.inf, good).astype(np.float32)),
         ("int8", np.where(good > 2, np.nan, good).astype(np.float32)),
     ):
-        with pytest.raises(ExportError):
+        with pytest.raises(ExportError) as refused:
             check_parity(precision, other, good)
+        assert (refused.value.code, refused.value.exit_code) == ("E0611", 6)
+    assert check_parity("int8", flipped(good, 2), good)["agreement"] == 0.98
 
 
 def test_graph_facts_of_other_files(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from edgekd import Images
-from edgekd.methods import configure, rdskd_plus
 from edgekd.compute import one_cycle
+from edgekd.methods import configure, rdskd_plus
 from edgekd.methods.rdskd_plus import Config
 from edgekd.networks import LeNet
 from edgekd.student import build_student

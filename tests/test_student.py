@@ -1,120 +1,113 @@
-"""Sizing, cost and prediction."""
+"""Students: names, networks of every family, what they learn, export and are read back."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+import itertools
+from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
 
-from edgekd import Images
-from edgekd.compute import to_device
-from edgekd.errors import UsageError
-from edgekd.latency import cost, memory_mb, model_mb, predict
-from edgekd.networks import LeNet, Shortcut
-from edgekd.profile import adjusted, load_profile
-from edgekd.student import broken, build_student, candidates, name_of, named, size_student
-from edgekd.types import Cost, Profile, StudentSpec, Teacher
+from edgekd import Images, load_teacher, save_teacher
+from edgekd.compute import autocast, to_device
+from edgekd.export import check_parity, export_fp32, export_int8, onnx_logits, scheme, torch_logits
+from edgekd.families import FAMILIES, members
+from edgekd.latency import cost
+from edgekd.networks import Shortcut
+from edgekd.student import build_student, name_of, named
+from edgekd.types import StudentSpec
 
 MNIST = Images(1, 32, 32, (0.1,), (0.3,))
+COLOUR = Images(3, 32, 32, (0.5,) * 3, (0.25,) * 3)
+CLASSES = tuple("0123456789")
+ONE_OF_EACH = {  # student -> opset; the other one is a matter of edgekd/export
+    "resnet:1x4": 18, "bottleneck:1x4": 18, "wrn10-1": 13, "mobilenetv2:0.5x0.1": 13, "mobilenetv3:0.5x0.1": 13,
+    "mcu:1x4": 18, "cnn:4": 13, "lenet:2": 18,
+}  # fmt: skip
 
 
-def limited(name: str, **limits: float) -> Profile:
-    profile = load_profile(name)
-    return dataclasses.replace(profile, limits=dataclasses.replace(profile.limits, **limits))
+@pytest.mark.parametrize(
+    "name",
+    ["resnet:2x12", "bottleneck:1x16", "lenet:3", "cnn:8", "resnet8", "resnet18", "wrn16-1", "pruned:0.50",
+     "pruned:0.35@16", "mobilenetv2:0.5", "mobilenetv2:0.35", "mobilenetv3:0.5x1.4", "mobilenetv3:1", "mcu:2x8"],
+)  # fmt: skip
+def test_names_are_read_as_they_are_written(name: str) -> None:
+    spec = named(name, COLOUR, CLASSES)
+    assert spec is not None and name_of(spec) == name
 
 
-def test_cost_by_hand() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
-    found = cost(model, Images(1, 8, 8, (0.0,), (1.0,)))
-    conv, linear = 4 * 9 * 36, 4 * 36 * 5
-    assert found.macs == conv + linear
-    assert found.layers == 2
-    assert found.parameters == (4 * 9 + 4) + 4 * 4 + (144 * 5 + 5)
-    assert found.traffic_elements == (64 + 36 + 4 + 144) + (144 + 720 + 5 + 5)
-    assert model.training and isinstance(model[1], nn.BatchNorm2d)  # looked at, not changed
+def test_names_of_every_member_and_what_is_none() -> None:
+    for family, side in itertools.product(FAMILIES, (8, 32, 224)):
+        for spec in itertools.chain(*members(family, Images(3, side, side, (0.5,) * 3, (0.5,) * 3), CLASSES)):
+            assert named(name_of(spec), spec.images, CLASSES) == spec
+    for name in ("resnet", "lenet:0", "wrn17-1", "resnet10", "mobilenetv2:0", "mcu:0x4", "pruned:1.5", "pruned:0"):
+        assert named(name, COLOUR, CLASSES) is None
 
 
-def test_cost_is_the_same_on_meta() -> None:
+@pytest.mark.parametrize("size", [(8, 8), (28, 28), (32, 48), (96, 96)])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "pruned"])
+def test_families_take_images_of_any_size(family: str, size: tuple[int, int]) -> None:
+    images = Images(3, *size, (0.5,) * 3, (0.5,) * 3)
+    for row in members(family, images, ("a", "b"))[:1]:
+        logits = build_student(row[0], seed=0)(torch.zeros(2, 3, *size))
+        assert logits.shape == (2, 2)
+
+
+@pytest.mark.parametrize(("name", "opset"), ONE_OF_EACH.items())
+def test_every_family_learns_exports_and_is_read_back(name: str, opset: int, tmp_path: Path) -> None:
+    spec = named(name, COLOUR, CLASSES)
+    assert spec is not None
+    model = build_student(spec, seed=0)
+    model = to_device(model, torch.device("cpu")).train()
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (16, 3, 32, 32), generator=rng)
+    x = ((pixels / 255 - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
+    labels, optimiser, losses = torch.arange(16) % 10, torch.optim.SGD(model.parameters(), 0.01, momentum=0.9), []
+    for _ in range(3):
+        with autocast(torch.device("cpu")):
+            logits = model(x)
+        losses.append(F.cross_entropy(logits.float(), labels))
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert losses[-1] < losses[0]
+    save_teacher(model, tmp_path / "student.pt", images=COLOUR, classes=CLASSES, arch=f"edgekd:{name}")
+    again, values = load_teacher(tmp_path / "student.pt").model, pixels.numpy().astype(np.uint8)
+    wanted = torch_logits(model, COLOUR, values)
+    assert np.allclose(torch_logits(again, COLOUR, values), wanted, atol=1e-5)  # the memory formats differ
+    graph = tmp_path / "student.onnx"
+    export_fp32(model, COLOUR, CLASSES, graph, opset=opset)
+    assert onnx.load(graph).opset_import[0].version == opset
+    assert check_parity("fp32", onnx_logits(graph, values), wanted)["relative"] < 1e-4
+    export_int8(graph, tmp_path / "int8.onnx", values, scheme=scheme("onnxrt"))
+    quantised = onnx_logits(tmp_path / "int8.onnx", values)
+    assert np.corrcoef(quantised.ravel(), wanted.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3:0.5x0.1", "cnn:4"])
+def test_bf16_gives_nearly_the_same(name: str) -> None:
+    spec = named(name, COLOUR, CLASSES)
+    assert spec is not None
+    model, x = build_student(spec, seed=0).eval(), torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = model(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(x).float()
+    assert (found - wanted).abs().max() < 0.05 * wanted.abs().max()
+
+
+def test_mobilenet_v2_is_the_published_one() -> None:
+    images = Images(3, 224, 224, (0.5,) * 3, (0.5,) * 3)
+    spec = named("mobilenetv2:1", images, tuple(map(str, range(1000))))
+    assert spec is not None
     with torch.device("meta"):
-        empty = LeNet(MNIST, 10)
-    assert cost(empty, MNIST) == cost(LeNet(MNIST, 10), MNIST)
-
-
-def test_prediction_by_hand() -> None:
-    profile = load_profile("jetson")
-    of = Cost(parameters=10**6, macs=10**9, layers=20, traffic_elements=10**7, peak_elements=10**6)
-    fit = profile.latency
-    compute, traffic = 2e9 / 8350e9 * 1e3, 4e7 / 102.4e9 * 1e3
-    expected = fit.compute * compute + fit.traffic * traffic + fit.layer_us * 20 / 1e3
-    found = predict(of, profile, "fp32")
-    assert found.latency_ms == pytest.approx(expected)
-    assert found.low_ms < found.latency_ms < found.high_ms == pytest.approx(expected * (1 + fit.error))
-    assert predict(of, profile, "int8").latency_ms < found.latency_ms
-    assert model_mb(of, "int8") == 1.0 and model_mb(of, "fp32") == 4.0
-    assert memory_mb(of, profile) == pytest.approx(8.0)
-
-
-@pytest.mark.parametrize("name", ["jetson", "jetson-nano-4gb", "rpi-4b", "rpi-5", "cpu"])
-def test_chosen_student_fits_and_the_next_larger_does_not(name: str, teacher: Teacher) -> None:
-    profile = load_profile(name)
-    sizing = size_student(teacher, profile)
-    assert broken(sizing.student, sizing.teacher, profile) == []
-    listed = candidates(sizing.spec.family, teacher.images, teacher.classes)
-    larger = [of for _, of in listed if (of.macs, of.parameters) > (sizing.student.macs, sizing.student.parameters)]
-    assert larger and all(broken(of, sizing.teacher, profile) for of in larger)
-    assert size_student(teacher, profile) == sizing
-    assert cost(build_student(sizing.spec, seed=1), teacher.images) == sizing.student
-
-
-def test_limits_bind(teacher: Teacher) -> None:
-    free = size_student(teacher, load_profile("jetson-nano-4gb"))
-    size = model_mb(free.student, "fp32")
-    smaller = size_student(teacher, limited("jetson-nano-4gb", model_mb=size / 2))
-    assert smaller.student.parameters < free.student.parameters
-    assert model_mb(smaller.student, "fp32") <= size / 2 and "graph size" in smaller.bound_by
-    faster = adjusted(load_profile("jetson-nano-4gb"), latency_ms=free.predicted["fp32"].high_ms * 0.999)
-    assert size_student(teacher, faster).predicted["fp32"].high_ms <= free.predicted["fp32"].high_ms
-
-
-def test_nothing_fits_says_which_limit(teacher: Teacher) -> None:
-    with pytest.raises(UsageError) as refused:
-        size_student(teacher, limited("jetson", latency_ms=0.001))
-    assert "latency" in refused.value.why
-    with pytest.raises(UsageError, match="lenet"):  # 8x8 images are too small for it
-        size_student(teacher, load_profile("jetson"), family="lenet")
-
-
-def test_lenet_follows_where_no_resnet_is_small_enough() -> None:
-    model = LeNet(MNIST, 10).eval()
-    lenet = Teacher(model, MNIST, tuple("0123456789"), "", "lenet5")
-    sizing = size_student(lenet, load_profile("cpu"), family="lenet")
-    assert sizing.spec.family == "lenet" and sizing.spec.width < 6
-    assert sizing.student.parameters <= 61_706 / 2
-    assert size_student(lenet, load_profile("cpu")).student.macs <= sizing.teacher.macs / 2
-
-
-def test_names_of_students(teacher: Teacher) -> None:
-    for name in ("resnet:2x12", "lenet:3", "cnn:8", "resnet8", "resnet18", "wrn16-1", "pruned:0.50"):
-        spec = named(name, teacher.images, teacher.classes)
-        assert spec is not None and name_of(spec) == name
-    assert not any(
-        named(name, teacher.images, teacher.classes) for name in ("resnet", "lenet:0", "wrn17-1", "resnet10")
-    )
-    assert size_student(teacher, load_profile("jetson"), family="resnet:1x6").spec.width == 6
-    with pytest.raises(UsageError, match="100% of the teacher"):
-        raise_why(lambda: size_student(teacher, load_profile("jetson"), family="resnet:5x64"))
-    with pytest.raises(UsageError, match="not one"):
-        size_student(teacher, load_profile("jetson"), family="resnext")
-
-
-def raise_why(call: Callable[[], object]) -> None:
-    try:
-        call()
-    except UsageError as error:
-        raise UsageError(error.why, code=error.code) from error
+        model = build_student(spec)
+    assert sum(p.numel() for p in model.parameters()) == 3_504_872
+    assert cost(model, images).macs == 300_774_272
 
 
 def test_first_weights_follow_the_seed_alone() -> None:
@@ -127,15 +120,6 @@ def test_first_weights_follow_the_seed_alone() -> None:
     other = build_student(spec, seed=7).state_dict()
     assert all(torch.equal(one[n], other[n]) for n in one)
     assert not torch.equal(one["conv1.weight"], build_student(spec, seed=8).state_dict()["conv1.weight"])
-
-
-@pytest.mark.parametrize("size", [(8, 8), (28, 28), (32, 48), (96, 96)])
-@pytest.mark.parametrize("family", ["resnet", "lenet"])
-def test_families_take_images_of_any_size(family: str, size: tuple[int, int]) -> None:
-    images = Images(3, *size, (0.5,) * 3, (0.5,) * 3)
-    for spec, of in candidates(family, images, ("a", "b"))[:2]:
-        logits = build_student(spec, seed=0)(torch.zeros(2, 3, *size))
-        assert logits.shape == (2, 2) and of.macs > 0
 
 
 @pytest.mark.parametrize(

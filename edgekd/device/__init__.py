@@ -1,8 +1,8 @@
 """Devices that run a bundle: this machine, a board that ssh reaches, or a fleet of boards."""
 
 from edgekd.device.board import Board, board_of
-from edgekd.device.fleet import Outcome, run_fleet
+from edgekd.device.fleet import Outcome, run_fleet, runner_of
 from edgekd.device.local import run_bundle
 from edgekd.device.remote import run_on
 
-__all__ = ["Board", "Outcome", "board_of", "run_bundle", "run_fleet", "run_on"]
+__all__ = ["Board", "Outcome", "board_of", "run_bundle", "run_fleet", "run_on", "runner_of"]

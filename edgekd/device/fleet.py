@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from edgekd.device.board import Board
+from edgekd.device.local import run_bundle
 from edgekd.device.remote import reports, run_on
 from edgekd.errors import EdgekdError, EnvironmentLacking, Interrupted, UsageError
 from edgekd.types import Bundle
@@ -84,6 +85,26 @@ def run_fleet(
         futures = [pool.submit(one, board) for board in boards]
         wait(futures)
     return [future.result() for future in futures]
+
+
+def runner_of(
+    board: Board | None, *, python: str = "python3", ssh_config: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Callable[..., dict[str, Any]]:  # fmt: skip
+    """What takes a bundle to a board, or runs it here, and gives its report: run(bundle, quick=..., threads=...)."""
+
+    def run(bundle: Bundle, *, quick: bool = False, threads: int | None = None) -> dict[str, Any]:
+        if board is None:
+            return run_bundle(bundle, quick=quick, threads=threads, say=say)
+        (outcome,) = run_fleet(
+            bundle, [board], quick=quick, threads=threads, python=python, ssh_config=ssh_config, say=say
+        )
+        if outcome.error is not None:
+            raise outcome.error
+        assert outcome.report is not None
+        return dict(outcome.report)
+
+    return run
 
 
 @contextmanager

@@ -75,7 +75,9 @@ def run_on(
     }
     with Link(board, config=ssh_config, stop=stop) as link:
         visit = Visit(link, out.with_name("unfinished.json"), python, say)
-        rsync = visit.step(visit.greet) and has_rsync()
+        # with TensorRT or trtexec onnxruntime is not needed; a board with none of them hears so from the runner
+        needed = ("numpy",) if bundle.manifest.target == "tensorrt" else ("numpy", "onnxruntime")
+        rsync = visit.step(lambda: visit.greet(needed)) and has_rsync()
         folder = visit.settle(asked)
         try:
             if visit.step(lambda: link.sh(scripts.started(folder))).code:  # hashing would disturb a measurement
@@ -145,9 +147,9 @@ class Visit:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def greet(self) -> bool:
-        """Looks whether the board can run the bundle; whether it has rsync. Raises EnvironmentLacking."""
-        found = self.link.sh(scripts.greet(self.python)).out.decode(errors="replace")
+    def greet(self, needed: tuple[str, ...]) -> bool:
+        """Looks whether the board's Python has what is needed; whether it has rsync. Raises EnvironmentLacking."""
+        found = self.link.sh(scripts.greet(self.python, needed)).out.decode(errors="replace")
         match = re.search(r"^python=([ \w]*)\nrsync=(\w*)$", found, re.MULTILINE)
         lacking = python_lacking(self.board, self.python, match[1] if match else "", self.link.config)
         if lacking:

@@ -14,7 +14,7 @@ VERSION = (
     "lacking = []\n"
     "if v >= (3, 6):\n"
     "    from importlib.util import find_spec\n"
-    "    lacking = [n for n in ('numpy', 'onnxruntime') if find_spec(n) is None]\n"
+    "    lacking = [n for n in sys.argv[1:] if find_spec(n) is None]\n"
     "print(' '.join([str(v[0]), str(v[1])] + lacking))"
 )
 HASH = "import hashlib; print(hashlib.sha256(open('report.json', 'rb').read()).hexdigest())"
@@ -22,10 +22,10 @@ BOOT = "$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)"  # a process number 
 ALIVE = f'read -r pid boot 2>/dev/null <pid && [ "$boot" = "{BOOT}" ] && kill -0 "$pid" 2>/dev/null'
 
 
-def greet(python: str) -> str:
+def greet(python: str, needed: tuple[str, ...]) -> str:
     """Answers `python=major minor missing...` (empty: no such interpreter) and `rsync=yes` or no."""
     return (
-        f'found=$({shlex.quote(python)} -c {shlex.quote(VERSION)} </dev/null 2>/dev/null); echo "python=$found"\n'
+        f'found=$({shlex.join([python, "-c", VERSION, *needed])} </dev/null 2>/dev/null); echo "python=$found"\n'
         "if command -v rsync >/dev/null 2>&1; then echo rsync=yes; else echo rsync=no; fi"
     )
 

@@ -1,0 +1,118 @@
+"""The gates: how far each graph may be from the network it was made of, and where it leaves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.errors import ExportError
+from edgekd.export.layers import LayerDifference, compare_layers, parting, worst
+from edgekd.export.network import Logits, Pixels
+from edgekd.export.running import onnx_logits
+
+FP32_TOLERANCE = 1e-4  # largest difference of a logit, relative to the largest logit where that is above 1
+AGREEMENT = {"fp32": 0.999, "fp16": 0.995, "int8": 0.98}  # least top-1 agreement with torch on generated images
+APART = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.1}  # relative difference of a tensor from which a layer has left
+COMPARED = 64  # images that layers are compared on
+SHOWN = 5  # layers in a message
+
+Layers = Callable[[], Sequence[LayerDifference]]
+
+
+class ParityError(ExportError):
+    """A graph that is not the network. figures: those of check_parity; layers: all, in the graph's order."""
+
+    def __init__(
+        self, precision: str, problem: str, *, figures: Mapping[str, float], layers: Sequence[LayerDifference]
+    ) -> None:
+        super().__init__(
+            f"the {precision} graph is not the student",
+            code="E0611",
+            why=problem + told(layers, APART[precision]),
+            fix="deploy fp32 for now:  --precision fp32" if precision != "fp32" else "please report this network",
+        )
+        self.problem, self.figures, self.layers = problem, figures, layers
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What became of a graph at its gate."""
+
+    figures: Mapping[str, float]
+    refused: ParityError | None = None
+
+    def document(self) -> dict[str, Any]:
+        """For the manifest: the figures; of a refused graph the reason and its worst layers as well."""
+        if self.refused is None:
+            return dict(self.figures)
+        layers = [asdict(layer) for layer in worst(self.refused.layers, SHOWN)]
+        return {**self.figures, "refused": self.refused.problem, "worst_layers": layers}
+
+
+def check_parity(precision: str, graph: Logits, torch_: Logits, *, layers: Layers | None = None) -> dict[str, float]:
+    """How far a graph is from torch on the same pixels: {max_abs, relative, agreement}.
+
+    relative: largest difference over the largest logit (or 1). layers: asked only when the gate stays shut. Raises
+    ParityError for NaN or Inf, for fp32 above FP32_TOLERANCE, below AGREEMENT; it names the first layer where the
+    graph leaves the fp32 one, and the worst.
+    """
+    finite = bool(np.isfinite(graph).all())
+    difference = float(np.abs(graph - torch_).max()) if finite else float("inf")
+    relative = difference / max(1.0, float(np.abs(torch_).max()))
+    agreement = float((graph.argmax(1) == torch_.argmax(1)).mean())
+    figures = {"max_abs": difference, "relative": relative, "agreement": agreement}
+    problem, least = "", AGREEMENT[precision]
+    if not finite:
+        problem = "it gives NaN or Inf"
+    elif precision == "fp32" and relative > FP32_TOLERANCE:
+        problem = f"a logit differs by {difference:.2g} ({relative:.2g} of the largest); {FP32_TOLERANCE:g} is allowed"
+    elif agreement < least:
+        problem = f"it agrees with torch on {agreement:.1%} of the generated images; {least:.1%} is asked"
+    if problem:
+        raise ParityError(precision, problem, figures=figures, layers=layers() if layers is not None else ())
+    return figures
+
+
+def told(layers: Sequence[LayerDifference], limit: float) -> str:
+    """Where the graphs part, in words to go behind a reason; empty where there is nothing to tell."""
+    first = parting(layers, limit)
+    if first is None:
+        return ""
+    rows = [f"{one.operator} {one.tensor} {one.relative:.2g}, cosine {one.cosine:.4f}" for one in worst(layers, SHOWN)]
+    return (
+        f". It leaves the fp32 graph at {first.operator} {first.node!r} (tensor {first.tensor}, relative difference "
+        f"{first.relative:.2g}). Furthest apart: {'; '.join(rows)}"
+    )
+
+
+def gates(
+    graphs: Mapping[str, Path], fp32: Path, pixels: Pixels, torch_: Logits
+) -> tuple[dict[str, Gate], dict[str, Logits]]:
+    """Every graph at its gate, and its logits on pixels of generated images; torch_: the network's own.
+
+    fp32: the graph that the others were made from; it is held against torch whether it is one of `graphs` or not.
+    Raises ParityError where that one fails, or all of `graphs` do: there would be nothing to deploy.
+    """
+    logits = {precision: onnx_logits(path, pixels) for precision, path in graphs.items()}
+    source = logits["fp32"] if "fp32" in logits else onnx_logits(fp32, pixels)
+    found = {"fp32": Gate(check_parity("fp32", source, torch_))}
+    for precision, path in graphs.items():
+        if precision == "fp32":
+            continue
+        try:
+            compare = _comparison(fp32, path, pixels)
+            found[precision] = Gate(check_parity(precision, logits[precision], torch_, layers=compare))
+        except ParityError as refused:
+            found[precision] = Gate(refused.figures, refused)
+    refusals = [gate.refused for precision, gate in found.items() if precision in graphs and gate.refused]
+    if len(refusals) == len(graphs):
+        raise refusals[0]
+    return {precision: found[precision] for precision in graphs}, logits
+
+
+def _comparison(fp32: Path, path: Path, pixels: Pixels) -> Layers:
+    return lambda: compare_layers(fp32, path, pixels[:COMPARED])

@@ -1,0 +1,105 @@
+"""The gates of the bundle: what a graph that is not the student leads to."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from edgekd import Images, compress, load_profile, load_teacher
+from edgekd.export import AGREEMENT, ParityError, export_fp32, export_int8, gates, scheme, torch_logits
+from edgekd.networks import ResNet
+
+FACTS = Images(3, 16, 16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+PIXELS = np.random.default_rng(0).integers(0, 256, (64, 3, 16, 16), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def student() -> ResNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ResNet(FACTS, 5, depth=1, width=8, large_stem=False).train()
+        model(torch.randn(64, 3, 16, 16))
+    logits = torch_logits(model, FACTS, PIXELS)
+    with torch.no_grad():
+        model.linear.bias.sub_(torch.from_numpy(logits.mean(0)))  # so that all classes are answered
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def fp32(student: ResNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graph") / "fp32.onnx"
+    export_fp32(student, FACTS, list("abcde"), path, opset=13)
+    return path
+
+
+def spoilt(path: Path, out: Path) -> str:
+    """Turns the signs of a convolution's weights around; the node's name."""
+    model = onnx.load(path)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    source = next(node for node in model.graph.node if convolutions[3].input[1] in node.output).input[0]
+    (tensor,) = (t for t in model.graph.initializer if t.name == source)
+    tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), source))
+    onnx.save_model(model, out)
+    return str(convolutions[3].name)
+
+
+def test_a_spoilt_graph_is_refused_at_its_layer(student: ResNet, fp32: Path, tmp_path: Path) -> None:
+    export_int8(fp32, tmp_path / "good.onnx", PIXELS, scheme=scheme("tensorrt"))
+    layer = spoilt(tmp_path / "good.onnx", tmp_path / "bad.onnx")
+    torch_ = torch_logits(student, FACTS, PIXELS)
+    found, logits = gates({"fp32": fp32, "int8": tmp_path / "bad.onnx"}, fp32, PIXELS, torch_)
+    refused = found["int8"].refused
+    assert refused is not None and found["fp32"].refused is None
+    assert set(logits) == {"fp32", "int8"} and logits["int8"].shape == (64, 5)
+    assert f"at Conv {layer!r}" in refused.why and "98.0% is asked" in refused.why
+    assert refused.why.count("cosine") == 5  # the worst layers
+    assert (refused.code, refused.exit_code) == ("E0611", 6)
+    document = found["int8"].document()
+    assert document["refused"] == refused.problem and document["agreement"] < AGREEMENT["int8"]
+    assert [layer["relative"] for layer in document["worst_layers"]] == sorted(
+        (layer["relative"] for layer in document["worst_layers"]), reverse=True
+    )
+    assert found["fp32"].document().keys() == {"max_abs", "relative", "agreement"}
+    with pytest.raises(ParityError) as alone:  # nothing would be left
+        gates({"int8": tmp_path / "bad.onnx"}, fp32, PIXELS, torch_)
+    assert alone.value.layers and f"at Conv {layer!r}" in alone.value.why
+
+
+def test_an_fp32_graph_that_is_another_network_ends_it(student: ResNet, fp32: Path, tmp_path: Path) -> None:
+    export_int8(fp32, tmp_path / "int8.onnx", PIXELS, scheme=scheme("onnxrt"))
+    other = torch_logits(student, FACTS, PIXELS) * 1.01
+    for graphs in ({"fp32": fp32, "int8": tmp_path / "int8.onnx"}, {"int8": tmp_path / "int8.onnx"}):
+        with pytest.raises(ParityError, match="fp32 graph is not the student"):
+            gates(graphs, fp32, PIXELS, other)
+
+
+def test_compress_goes_on_without_the_graph(
+    teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick: dict[str, Any] = {
+        "method": "rdskd",
+        "settings": {"batch": 32, "latent": 8, "generator_width": 8, "generator_steps": 2, "student_steps": 4},
+    }
+    monkeypatch.setitem(AGREEMENT, "int8", 1.01)  # no graph reaches it
+    teacher, profile = load_teacher(teacher_file), load_profile("cpu")
+    warned: list[str] = []
+    result = compress(teacher, profile, tmp_path / "run", **quick, warn=warned.append)
+    assert "student.int8.onnx" not in result.bundle.manifest.files
+    assert set(result.bundle.manifest.graphs) == {"fp32"}
+    assert "101.0% is asked" in result.bundle.manifest.parity["int8"]["refused"]
+    assert [line for line in result.broken if "no int8 graph" in line]
+    assert [line for line in warned if "the int8 graph is not packed" in line and "Furthest apart" in line]
+    assert "int8" not in result.report["graphs"]
+    again = compress(teacher, profile, tmp_path / "run", **quick)
+    assert again.broken == result.broken
+    only = dataclasses.replace(profile, precisions=("int8",))
+    with pytest.raises(ParityError) as refused:
+        compress(teacher, only, tmp_path / "only", **quick)
+    assert refused.value.exit_code == 6 and not (tmp_path / "only" / "bundle").exists()
