@@ -2,6 +2,8 @@
 
     python benchmarks/proxies.py [--settings digits8 digits32 cifar10] [--out benchmarks/results/proxies.json]
 
+--settings without a name computes the correlations of what is there anew.
+
 Students of several families learn for a few steps from a teacher on real images (this is about students, not about
 data-free images); their top-1 on images that neither they nor the digits' teachers saw is compared by Spearman's
 rank correlation with log MACs, log parameters, the mean of both, edgekd's own score, and NASWOT, synflow and the
@@ -13,6 +15,7 @@ repository; 6,000 training images to learn from, 2,000 others to judge (its teac
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from dataclasses import dataclass
@@ -33,7 +36,7 @@ from edgekd.capacity import capacity
 from edgekd.latency import cost
 from edgekd.networks import ResNet
 from edgekd.student import first_student, named
-from edgekd.types import Teacher
+from edgekd.types import Cost, Teacher
 
 ROOT = Path(__file__).resolve().parent
 SHARED = ROOT.parent.parent / "shared"
@@ -122,7 +125,6 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
 def measured(setting: Setting) -> list[dict[str, Any]]:
     """A line for each student: its scores, and its top-1 after the short distillation."""
     target, lines = logits(setting.teacher.model, setting.learn[0]), []
-    whole = cost(setting.teacher.model, setting.teacher.images)
     for name in setting.students:
         spec = named(name, setting.teacher.images, CLASSES)
         assert spec is not None
@@ -138,7 +140,6 @@ def measured(setting: Setting) -> list[dict[str, Any]]:
             "macs": of.macs,
             "parameters": of.parameters,
             "layers": of.layers,
-            "edgekd": capacity(of, whole, spec.family),
             "naswot": naswot(model, x),
             "synflow": synflow(model, x),
             "gradient": gradient(model, x, y),
@@ -153,19 +154,23 @@ def measured(setting: Setting) -> list[dict[str, Any]]:
     return lines
 
 
-def correlations(lines: list[dict[str, Any]]) -> dict[str, float]:
-    """Spearman's rank correlation of each score with top-1."""
+def correlations(lines: list[dict[str, Any]], teacher: dict[str, int]) -> dict[str, float]:
+    """Spearman's rank correlation of each score with top-1. teacher: its MACs and parameters."""
     log = {name: np.log([line[name] for line in lines]) for name in ("macs", "parameters", "layers")}
     scores = {f"log {name}": values for name, values in log.items()}
     scores["log macs + log parameters"] = log["macs"] + log["parameters"]
-    scores |= {name: np.array([line[name] for line in lines]) for name in ("edgekd", "naswot", "synflow", "gradient")}
+    whole = Cost(parameters=teacher["parameters"], macs=teacher["macs"], layers=0, traffic_elements=0, peak_elements=0)
+    costs = [dataclasses.replace(whole, macs=line["macs"], parameters=line["parameters"]) for line in lines]
+    families = [line["family"] for line in lines]
+    scores["edgekd"] = np.array([capacity(of, whole, f) for of, f in zip(costs, families, strict=True)])
+    scores |= {name: np.array([line[name] for line in lines]) for name in ("naswot", "synflow", "gradient")}
     top1 = [line["top1"] for line in lines]
     return {name: round(float(spearmanr(values, top1).statistic), 3) for name, values in scores.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--settings", nargs="+", default=["digits8", "digits32", "cifar10"])
+    parser.add_argument("--settings", nargs="*", default=["digits8", "digits32", "cifar10"])
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "proxies.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -176,20 +181,23 @@ def main() -> None:
         setting = cifar10() if name == "cifar10" else digits(int(name.removeprefix("digits")))
         top1 = float((logits(setting.teacher.model, setting.judge[0]).argmax(1) == setting.judge[1]).float().mean())
         print(f"{name}: teacher {top1:.3f}, {setting.steps} steps of {BATCH}", flush=True)
-        lines = measured(setting)
-        others = [line for line in lines if line["family"] != "pruned"]
+        whole = cost(setting.teacher.model, setting.teacher.images)
         document["settings"][name] = {
             "teacher_top1": top1,
+            "teacher": {"macs": whole.macs, "parameters": whole.parameters},
             "steps": setting.steps,
-            "spearman": correlations(lines),
-            "spearman_without_pruned": correlations(others),
-            "students": lines,
+            "students": measured(setting),
         }
-        without = correlations(others)
-        for score, value in correlations(lines).items():
+    for name, found in document["settings"].items():  # of earlier runs too: edgekd's score may have changed since
+        lines = found["students"]
+        others = [line for line in lines if line["family"] != "pruned"]
+        found["spearman"] = correlations(lines, found["teacher"])
+        found["spearman_without_pruned"] = without = correlations(others, found["teacher"])
+        print(f"{name}: Spearman with top-1 of {len(lines)} students")
+        for score, value in found["spearman"].items():
             print(f"  {score:28} {value:6.3f}   without the pruned {without[score]:6.3f}")
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

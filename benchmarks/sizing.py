@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ from torch import nn
 from edgekd import Images
 from edgekd.device import run_bundle
 from edgekd.families import name_of
+from edgekd.files import write_json
 from edgekd.latency import cost, model_mb, predict
-from edgekd.limits import limits
+from edgekd.limits import deployed
 from edgekd.liveness import cost_and_peak
 from edgekd.measure import probe_bundle, undisturbed
 from edgekd.networks import ResNet
@@ -65,9 +65,8 @@ def verdict(teacher: Teacher, profile: Profile, candidate: Candidate) -> list[st
     of, peak = cost_and_peak(model, teacher.images)
     predicted = {precision: predict(of, profile, precision) for precision in profile.precisions}
     whole = cost(teacher.model, teacher.images)
-    kept = [limits(of, peak, predicted, precision, whole, profile) for precision in predicted]
-    broken = [[sentence for limit in found if (sentence := limit.broken())] for found in kept]
-    return min(broken, key=len)
+    _, kept = deployed(of, peak, predicted, whole, profile)
+    return [sentence for limit in kept if (sentence := limit.broken())]
 
 
 def case(teacher: Teacher, profile: Profile) -> tuple[dict[str, Any], Candidate, Candidate | None]:
@@ -133,18 +132,16 @@ def main() -> None:
                 students |= {name_of(c.spec): c for c in (chosen, larger) if c is not None}
             shown = "; ".join(line["next_breaks"]) or "nothing"
             print(f"{name:28} {limit:11} {line['chosen']:18} next {line['next']}: {shown}", flush=True)
-    if arguments.measured:
-        measured(teacher, lines, students)
     holding = sum(line["holds"] for line in lines)
     document: dict[str, Any] = {"teacher": "ResNet-20, 32x32", "hold": holding, "of": len(lines), "cases": lines}
-    if arguments.measured:
-        timed = [line for line in lines if "measured_ms" in line]
-        document["measured_hold"] = sum(line["measured_holds"] for line in timed)
-        document["measured_of"] = len(timed)
-        print(f"measured: {document['measured_hold']} of {len(timed)} keep their limit on latency")
     print(f"{holding} of {len(lines)}: the chosen student keeps every limit, the next size up breaks one")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_json(arguments.out, document)
+    if arguments.measured:
+        measured(teacher, lines, students)
+        timed = [line for line in lines if "measured_ms" in line]
+        document |= {"measured_hold": sum(line["measured_holds"] for line in timed), "measured_of": len(timed)}
+        print(f"measured: {document['measured_hold']} of {len(timed)} keep their limit on latency")
+        write_json(arguments.out, document)
     if holding < len(lines):
         raise SystemExit(1)
 

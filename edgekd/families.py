@@ -12,7 +12,7 @@ SMALL_LENET = 16  # pixels: below it a LeNet has nothing left to look at
 WIDTHS = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
 DEPTHS = (1, 2, 3, 4, 5)
 LENET_WIDTHS = (*range(1, 13), 16, 24)
-MOBILE_WIDTHS = (10, 20, 35, 50, 75, 100, 140)  # percent
+MOBILE_WIDTHS = (20, 35, 50, 75, 100, 140)  # percent
 MOBILE_DEPTHS = (50, 100)  # percent
 MCU_WIDTHS = (4, 6, 8, 12, 16, 20, 24)
 MCU_DEPTHS = (1, 2, 3)
@@ -87,7 +87,7 @@ def members(family: str, images: Images, classes: tuple[str, ...]) -> list[list[
         case "resnet":
             return rows(DEPTHS, WIDTHS)
         case "bottleneck":
-            return rows((1, 2, 3), WIDTHS) if side > LARGE else []
+            return rows((1, 2), WIDTHS[4:]) if side > LARGE else []
         case "wrn":
             return [[StudentSpec("wrn", *net, images, classes)] for net in WIDE_NETS] if side <= LARGE else []
         case "mobilenetv2" | "mobilenetv3":
