@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import io
 import json
+import sys
 import tempfile
 import time
 import zipfile
@@ -95,6 +96,7 @@ def figures(model: nn.Module, images: Images, pixels: NDArray[np.uint8]) -> dict
                 for version in versions:
                     breaches = [dataclasses.asdict(f) for f in lint(path, profile.runtime.name, version)]
                     rows[precision]["lint"][rules_for(profile.runtime.name, version)] = breaches
+        print(f"{profile.name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
         found[profile.name] = {"opset": profile.opset, "export_seconds": round(seconds, 1), "graphs": rows}
     return found
 
