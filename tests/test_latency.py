@@ -278,3 +278,16 @@ def test_shipped_profiles_predict_a_network() -> None:
             found = predict(of, board, precision)
             assert 0.05 < found.latency_ms < 500 and found.low_ms < found.latency_ms < found.high_ms
             assert predict(small, board, precision).latency_ms < found.latency_ms
+
+
+def test_tokens_of_a_transformer_are_counted_whether_folded_into_the_batch_or_not() -> None:
+    """Two encoder layers of 64 numbers on 16 patches and a class token, by hand."""
+    images = Images(3, 32, 32, (0.5,) * 3, (0.5,) * 3)
+    model = torchvision().models.VisionTransformer(32, 8, 2, 2, 64, 128, num_classes=10).eval()
+    tokens, patches = 17, 16 * 64 * 3 * 64
+    linear = 2 * tokens * (64 * 192 + 64 * 64 + 2 * 64 * 128) + 64 * 10
+    attention = 2 * 2 * tokens * tokens * 64
+    found = cost(model, images)
+    counted = sum(layer.macs for layer in found.ops if layer.operator in ("conv", "linear"))
+    assert counted == patches + linear
+    assert counted <= found.macs <= counted + attention

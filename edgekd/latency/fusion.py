@@ -30,9 +30,11 @@ class Fusion:
     layers: list[Layer] = field(default_factory=list)
     made_by: dict[Hashable, int] = field(default_factory=dict)  # tensor -> index of the layer that made it; -1: input
     sizes: dict[Hashable, int] = field(default_factory=dict)  # tensor -> numbers in it
+    batch: int = 1  # images that the network was given
 
     def begin(self, key: Hashable, shape: Shape) -> None:
         """The network's input."""
+        self.batch = shape[0]
         self._made(key, shape, -1)
 
     def knows(self, key: Hashable) -> bool:
@@ -48,7 +50,7 @@ class Fusion:
         """A convolution (weight: out, in / groups, ...), or a matrix product where weight has two numbers (in, out)."""
         if len(weight) == 2:
             inputs, outputs, kernel, operator = weight[0], weight[1], 1, "linear"
-            macs = prod(shape[1:]) * inputs
+            macs = prod(shape) // self.batch * inputs  # tokens may have been folded into the first dimension
         else:
             inputs, outputs, kernel = weight[1] * groups, weight[0], prod(weight[2:])
             macs = prod(shape[1:]) * weight[1] * kernel

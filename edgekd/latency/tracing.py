@@ -41,11 +41,14 @@ def traced(model: nn.Module, images: Images) -> list[Layer]:
     mode = _Trace(names)
     mode.fusion.begin(mode.key(x), tuple(x.shape))
     training = [module for module in model.modules() if module.training]
+    fast = torch.backends.mha.get_fastpath_enabled()
     try:
+        torch.backends.mha.set_fastpath_enabled(False)  # it hides the layers of a transformer in one operator
         model.eval()  # a copy would take most of the time
         with torch.no_grad(), mode:
             model(x * 1.0 + 0.0)
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for module in training:
             module.training = True
     return mode.fusion.layers
