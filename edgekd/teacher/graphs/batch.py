@@ -180,7 +180,7 @@ class _Search:
             for part in chosen:
                 _step(part, values, self.tensors, self.shape)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
-            return None
+            return None  # shapes that do not go together: this way of opening the node is wrong, the next one is tried
         if node[0] == "output":
             first, grown = self.small[node[1]].shape, values[node[1]].shape
             return values if tuple(grown) == (first[0] * GROWTH, *first[1:]) else None

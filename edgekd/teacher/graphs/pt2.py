@@ -52,7 +52,7 @@ def read(path: Path) -> Content:
         raise _damaged(path, error) from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, OSError, EOFError) as error:
         raise _damaged(path, error) from error
-    except (RecursionError, OverflowError, NotImplementedError, MemoryError) as error:
+    except (RecursionError, OverflowError, NotImplementedError, MemoryError) as error:  # sizes and depths that lie
         raise _damaged(path, error) from error
     size = (shape[1], shape[2], shape[3])
     if is_open:
