@@ -77,9 +77,9 @@ def measure(
     """
     if profile.target != "onnxrt":
         raise UsageError(
-            f"{profile.name} cannot be measured: the runner does not drive {profile.target}",
+            f"{profile.name} cannot be measured: its graphs are for {profile.target}",
             code="E0229",
-            why="it measures with ONNX Runtime",
+            why="probe networks are fitted for ONNX Runtime only",
             fix="name a profile whose target is onnxrt",
         )
     rows: list[Row] = []

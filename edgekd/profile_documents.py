@@ -134,13 +134,17 @@ def checked(verdicts: Sequence[Verdict], as_json: bool) -> None:
         print(json.dumps([plain(verdict) for verdict in verdicts], indent=2, ensure_ascii=False))
         return
     for verdict in verdicts:
-        state = f"{len(verdict.problems)} problems" if verdict.problems else "fine"
-        state += f", {len(verdict.doubts)} doubts" if verdict.doubts else ""
+        state = _count(len(verdict.problems), "problem") if verdict.problems else "fine"
+        state += f", {_count(len(verdict.doubts), 'doubt')}" if verdict.doubts else ""
         console.out.print(f"{verdict.file}: {state}", highlight=False, markup=False, soft_wrap=True)
         for kind, style, findings in (("problem", "red", verdict.problems), ("doubt", "yellow", verdict.doubts)):
             for finding in findings:
                 text = f"  {kind:<8}{finding.key}: {finding.what}\n    fix   {finding.fix}"
                 console.out.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _runtime(profile: Profile, *, threads: bool = False) -> str:
