@@ -5,6 +5,7 @@ Every function gives uint8 (n, C, H, W) on the CPU from a torch.Generator: same 
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -186,15 +187,16 @@ def _pyramid(picture: Tensor, images: Images) -> list[Tensor]:
 
 
 def _sample_photographs() -> list[Tensor]:
-    try:
-        from sklearn.datasets import load_sample_images
-    except ImportError as error:
+    """Read as files: importing scikit-learn takes seconds."""
+    found = importlib.util.find_spec("sklearn")
+    if found is None:
         raise EnvironmentLacking(
             "the prior 'photo' is scikit-learn's sample photographs, and scikit-learn is not installed",
             code="E0405",
             fix="pip install scikit-learn, or use a picture of your own (--prior picture.jpg) or --prior procedural",
-        ) from error
-    return [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in load_sample_images().images]
+        )
+    folder = Path(*found.submodule_search_locations or ()) / "datasets" / "images"
+    return [_picture(folder / name) for name in ("china.jpg", "flower.jpg")]
 
 
 def _picture(path: Path) -> Tensor:
