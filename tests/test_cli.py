@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
+
+from edgekd.__main__ import app
 
 SHARED = Path(__file__).parents[2] / "shared"
 CIFAR = ["--arch", "resnet20", "--input", "3x32x32", "--mean", ".485,.456,.406", "--std", ".229,.224,.225"]
@@ -166,14 +169,33 @@ def files(folder: Path) -> None:
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else None,
 )
-def test_bad_input(arguments: list[str], exit_code: int, words: str, teacher_file: Path, tmp_path: Path) -> None:
+def test_bad_input(
+    arguments: list[str],
+    exit_code: int,
+    words: str,
+    teacher_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In this process: each would import torch again."""
     files(tmp_path)
+    monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    done = edgekd(*(str(teacher_file) if a == "GOOD" else a for a in arguments), cwd=tmp_path)
-    assert done.returncode == exit_code, done.stderr
+    done = CliRunner().invoke(app, [str(teacher_file) if a == "GOOD" else a for a in arguments])
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code == exit_code, done.stderr
     assert words in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr and done.stdout == ""
     assert sorted(tmp_path.rglob("*")) == before  # nothing half-written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code"), [(["compress", "missing.pt"], 3), (["bench", "file"], 7), (["compress", "--what"], 2)]
+)
+def test_bad_input_from_the_shell(arguments: list[str], exit_code: int, tmp_path: Path) -> None:
+    files(tmp_path)
+    done = edgekd(*arguments, cwd=tmp_path)
+    assert done.returncode == exit_code and "Traceback" not in done.stderr and done.stdout == ""
 
 
 def test_error_as_json_and_with_debug(tmp_path: Path) -> None:
