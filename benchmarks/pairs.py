@@ -139,6 +139,23 @@ PAIRS: dict[str, Pair] = {
         partial(prepare_cifar10, teacher="resnet20_cifar10.th"),
         teachers=("resnet20_cifar10.th",),
     ),
+    # two students that are predicted to be as fast (fp32 on the profile cpu): pruned, and the best of another family
+    "cifar10-pruned39": Pair(
+        "ResNet-20 -> pruned to 39 % of its MACs",
+        ("resnet20_cifar10.th", "--arch", "resnet20", *RESNET_INPUT),
+        "pruned:0.39@8",
+        ("cifar10_test.npz",),
+        partial(prepare_cifar10, teacher="resnet20_cifar10.th"),
+        teachers=("resnet20_cifar10.th",),
+    ),
+    "cifar10-resnet14": Pair(
+        "ResNet-20 -> ResNet-14",
+        ("resnet20_cifar10.th", "--arch", "resnet20", *RESNET_INPUT),
+        "resnet:2x16",
+        ("cifar10_test.npz",),
+        partial(prepare_cifar10, teacher="resnet20_cifar10.th"),
+        teachers=("resnet20_cifar10.th",),
+    ),
     "digits": Pair("digits 8x8, ResNet-8 -> a plain network", ("teacher.pt",), "cnn:8", (), prepare_digits),
     "svhn_mini": Pair(  # a sanity check: 486 test digits tell a working student from a broken one, no more
         "ResNet-8 -> ResNet-8 of half its width", ("teacher.pt",), "resnet:1x8", ("svhn_mini.npz",), prepare_svhn_mini
