@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgekd import arguments, console, doctor_command, documents, plan_command, profile_commands, report_command
-from edgekd.errors import UsageError
+from edgekd import (
+    arguments,
+    bench_command,
+    console,
+    doctor_command,
+    documents,
+    explain_command,
+    plan_command,
+    profile_commands,
+    report_command,
+    try_command,
+    verify_command,
+)
 from edgekd.options import (
     Arch,
     AsJson,
@@ -36,10 +47,12 @@ from edgekd.options import (
     Quiet,
     Seed,
     Setting,
+    Sign,
     SshConfig,
     Std,
     Student,
     TeacherFile,
+    TeacherLicence,
     Verbose,
 )  # fmt: skip
 
@@ -53,7 +66,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Compress a trained image classifier for an edge device, without the data it was trained on.",
     epilog="Exit codes: 0 done - 1 done, a limit missed - 2 usage - 3 input refused - 4 environment lacking - "
-    "5 measurement failed - 6 export failed - 7 integrity failed - 130 interrupted, run again to resume.",
+    "5 measurement failed - 6 export failed - 7 integrity failed - 8 training diverged - "
+    "130, 143 interrupted, run again to resume.",
 )
 app.add_typer(profile_commands.app, name="profiles")
 
@@ -108,6 +122,8 @@ def compress(
     std: Std = None,
     classes: Classes = None,
     seed: Seed = 0,
+    teacher_licence: TeacherLicence = "",
+    sign: Sign = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -141,7 +157,8 @@ def compress(
         result = pipeline.compress(
             read, device, folder, method=asked.method, budget=asked.budget, minutes=asked.minutes,
             settings=asked.settings, family=asked.student, like_teacher=like_teacher, seed=asked.seed, eval_data=data,
-            board=_board(on, python, ssh_config, display.say), log=display.log, say=display.say, warn=display.warn,
+            teacher_licence=teacher_licence, sign=sign, board=_board(on, python, ssh_config, display.say),
+            log=display.log, say=display.say, warn=display.warn,
         )  # fmt: skip
         display.result(result)
     raise typer.Exit(1 if result.broken else 0)
@@ -188,48 +205,11 @@ def evaluate(
         top1 = evaluation.top1(logits, found)
         document = {"file": str(file), "data": str(data), "images": len(found.labels), "top1": top1}
         documents.show(document, f"{file}: top-1 {top1:.2%} on {len(found.labels)} images of {data}", as_json)
+        if not as_json:
+            console.then(documents.following(file))
 
 
-@app.command()
-def bench(
-    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
-    on: Annotated[
-        list[str] | None, typer.Option(help="A board: ssh://user@host:port/folder; several times for a fleet.")
-    ] = None,
-    quick: Annotated[bool, typer.Option(help="2 s and 200 runs a graph instead of 10 s and 1,000.")] = False,
-    threads: Annotated[int | None, typer.Option(min=0, help="CPU threads; default: the profile's; 0: all.")] = None,
-    eval_data: Data = None,
-    reference: Annotated[Path | None, typer.Option(help="Another graph, measured in turns with the student's.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Boards at a time.")] = 4,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave what was copied on the boards.")] = False,
-    python: BoardPython = "python3",
-    ssh_config: SshConfig = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Measure BUNDLE on this machine, or on boards: the runner in it. Writes report.json into it or beside it."""
-    with console.errors(debug=debug, as_json=as_json), console.Display(quiet, False, True, as_json) as display:
-        if not on and (keep or python != "python3"):
-            raise UsageError("--keep and --python are for boards", code="E0245", fix="name a board: --on ssh://host")
-        from edgekd import pipeline
-
-        if on:
-            from edgekd.device import board_of
-
-            outcomes = pipeline.bench_on(
-                bundle, [board_of(url) for url in on], jobs=jobs, quick=quick, threads=threads, eval_data=eval_data,
-                reference=reference, keep=keep, python=python, ssh_config=ssh_config, say=display.say,
-            )  # fmt: skip
-            documents.fleet(outcomes, bundle, as_json)
-            valid = all(outcome.valid for outcome in outcomes)
-        else:
-            report = pipeline.bench(
-                bundle, quick=quick, threads=threads, eval_data=eval_data, reference=reference, say=display.say
-            )
-            display.report(report, bundle)
-            valid = report["valid"]
-    raise typer.Exit(0 if valid else 5)
+app.command()(bench_command.bench)
 
 
 @app.command()
@@ -265,8 +245,10 @@ def inspect(
             document["cost"] = plain(cost(teacher.model, teacher.images))
             document["layers"] = plain(layers(teacher.model, teacher.images))
             documents.teacher(document, as_json)
-            return
-        documents.show(document, document, as_json)
+        if document["kind"] != "teacher":
+            documents.show(document, document, as_json)
+        if not as_json:
+            console.then(documents.following(file))
 
 
 @app.command()
@@ -280,11 +262,17 @@ def methods(as_json: AsJson = False, debug: Debug = False) -> None:
             for name, method in METHODS.items()
         }
         documents.show(found, found, as_json)
+        if not as_json:
+            console.then("edgekd compress TEACHER --method NAME --budget NAME")
 
 
 app.command()(doctor_command.doctor)
 app.command()(report_command.report)
 app.command()(report_command.runs)
+app.command()(verify_command.verify)
+app.command()(verify_command.sign)
+app.command("try")(try_command.try_picture)
+app.command()(explain_command.explain)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgekd.errors import EnvironmentLacking
+from edgekd.errors import EnvironmentLacking, IntegrityError
 from edgekd.ranks import one_after_the_first
 from edgekd.types import Images
 
@@ -29,20 +29,26 @@ def normalised(pixels: Tensor, facts: Images) -> Tensor:
 
 
 class Bank:
-    """Up to `capacity` images with their logits; when it is full the oldest are overwritten.
+    """The last `capacity` images with their logits.
 
     The file is the memory: the system keeps it in RAM while there is room and on the disk of the output folder when
     there is not, and an interrupted run finds its images again. Processes that train together share it: each writes the
     same bytes before it reads them. Its space is reserved at the start, so that a full disk
-    shows there and not in the middle of a training. pixels: uint8 (capacity, C, H, W); logits: fp16 (capacity, K).
+    shows there and not in the middle of a training. pixels: uint8 (slots, C, H, W); logits: fp16 (slots, K).
+
+    When the slots are used up, the oldest images are overwritten. A training that is killed goes on from a checkpoint
+    made earlier, which must find its own `capacity` images: so a bank that is going to overflow has `spare` further
+    slots, and `presses` for a checkpoint before half of them have been used since the last one.
     """
 
-    def __init__(self, path: Path, images: Images, *, capacity: int, classes: int) -> None:
+    def __init__(self, path: Path, images: Images, *, capacity: int, classes: int, spare: int = 0) -> None:
         self.path, self.images, self.capacity, self.added = path, images, capacity, 0
+        self.slots, self.marked, self.largest = capacity + spare, 0, 0  # marked: `added` at the last checkpoint
         self.weights: Tensor | None = None
         self.weighed = 0  # `added` when the weights were made
-        shape = (capacity, images.channels, images.height, images.width)
-        sizes = (int(np.prod(shape)), capacity * classes * 2)
+        shape = (self.slots, images.channels, images.height, images.width)
+        sizes = (int(np.prod(shape)), self.slots * classes * 2)
+        self.found = path.exists() and path.stat().st_size == sum(sizes)  # by an earlier run
         try:
             with one_after_the_first(), open(path, "r+b" if path.exists() else "w+b") as file:
                 os.posix_fallocate(file.fileno(), 0, sum(sizes)) if hasattr(os, "posix_fallocate") else None
@@ -54,8 +60,11 @@ class Bank:
                 why=str(error),
                 fix="free disk space, or name another output folder with -o DIR",
             ) from error
-        self.pixels = torch.from_numpy(np.memmap(path, np.uint8, "r+", 0, shape))
-        self.logits = torch.from_numpy(np.memmap(path, np.float16, "r+", sizes[0], (capacity, classes)))
+        self.maps = (
+            np.memmap(path, np.uint8, "r+", 0, shape),
+            np.memmap(path, np.float16, "r+", sizes[0], (self.slots, classes)),
+        )
+        self.pixels, self.logits = (torch.from_numpy(map_) for map_ in self.maps)
 
     def __len__(self) -> int:
         return min(self.added, self.capacity)
@@ -66,9 +75,10 @@ class Bank:
 
     def add_pixels(self, pixels: Tensor, logits: Tensor) -> None:
         """Keeps uint8 images (n, C, H, W) and the teacher's logits (n, K) of them."""
-        slots = torch.arange(self.added, self.added + len(pixels)) % self.capacity
+        slots = torch.arange(self.added, self.added + len(pixels)) % self.slots
         self.pixels[slots], self.logits[slots] = pixels.cpu(), logits.detach().to("cpu", torch.float16)
         self.added += len(pixels)
+        self.largest = max(self.largest, len(pixels))
 
     def sample(self, n: int, rng: torch.Generator, *, balanced: bool = False) -> tuple[Tensor, Tensor]:
         """n images drawn with replacement, normalised fp32 (n, C, H, W), and their logits fp32 (n, K), where rng is.
@@ -79,29 +89,56 @@ class Bank:
             drawn = torch.multinomial(self._weights(rng.device), n, replacement=True, generator=rng).cpu()
         else:
             drawn = torch.randint(len(self), (n,), generator=rng, device=rng.device).cpu()
+            drawn = (drawn + self.added - len(self)) % self.slots
         pixels, logits = self.pixels[drawn].to(rng.device), self.logits[drawn].to(rng.device)
         return normalised(pixels, self.images), logits.float()
 
     def latest(self, n: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """The n images that came last, or all: uint8 (n, C, H, W), and the teacher's classes (n,)."""
-        slots = torch.arange(self.added - min(n, len(self)), self.added) % self.capacity
+        slots = torch.arange(self.added - min(n, len(self)), self.added) % self.slots
         return self.pixels[slots].numpy(), self.logits[slots].argmax(dim=1).numpy()
 
+    def presses(self) -> bool:
+        """Whether the next images could overwrite what the last two checkpoints count on, unless one is made now."""
+        spare = self.slots - self.capacity
+        return spare > 0 and self.added > self.capacity and self.added - self.marked + self.largest > spare // 2
+
+    def saved(self) -> None:
+        """Tells it that a checkpoint now holds its state."""
+        self.marked = self.added
+
+    def flush(self) -> None:
+        """Waits until all images are on the disk."""
+        for map_ in self.maps:
+            map_.flush()
+
     def _weights(self, device: torch.device) -> Tensor:
-        """(len,) one over how often the image's class occurs, by the teacher; made again after images were added."""
+        """(used slots,) one over how often the image's class occurs, by the teacher; 0 for what is no longer kept."""
         if self.weighed != self.added or self.weights is None:
-            labels = self.logits[: len(self)].argmax(dim=1)
-            self.weights = labels.bincount().reciprocal()[labels].to(device)
+            labels = self.logits[: min(self.added, self.slots)].argmax(dim=1)
+            age = (self.added - 1 - torch.arange(len(labels))) % self.slots
+            kept = age < self.capacity
+            weights = labels[kept].bincount(minlength=self.logits.shape[1]).reciprocal()[labels]
+            self.weights = weights.where(kept, weights.new_zeros(())).to(device)
             self.weighed = self.added
         return self.weights
 
     def state_dict(self) -> dict[str, Any]:
-        return {"added": self.added}
+        return {"added": self.added, "largest": self.largest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.added = state["added"]
+        """Goes back to an earlier state. Raises IntegrityError where the images that it counts on are gone."""
+        if state["added"] and not self.found:
+            raise IntegrityError(
+                f"the images of the last checkpoint are not in {self.path}",
+                code="E0712",
+                why="the file was deleted or cut off",
+                fix=f"delete the checkpoints beside it, and the training begins anew:  rm {self.path.parent}/*.ckpt",
+            )
+        self.added = self.marked = state["added"]
+        self.largest, self.weighed, self.weights = state.get("largest", 0), 0, None
 
     def close(self) -> None:
         """Deletes the file."""
-        del self.pixels, self.logits
+        del self.pixels, self.logits, self.maps
         self.path.unlink(missing_ok=True)

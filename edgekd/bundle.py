@@ -7,7 +7,9 @@ import os
 import shutil
 import textwrap
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ from edgekd.types import Bundle, Manifest
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "model.sig"  # as model-signing calls it
+LEFT_BY_MEASURING = ("report.json", "report.html", "raw_latency.npz", "engines/*")
 HOW_TO_RUN = """This folder is an edgekd bundle: an image classifier for {target}.
 
 On the device, in this folder, with {needs}:
@@ -46,11 +50,16 @@ On a computer, in this folder, with Python 3.8 or later, numpy and onnxruntime:
 
 
 def write_bundle(
-    folder: Path, manifest: Manifest, graphs: Mapping[str, Path], samples: Mapping[str, NDArray[Any]]
+    folder: Path,
+    manifest: Manifest,
+    graphs: Mapping[str, Path],
+    samples: Mapping[str, NDArray[Any]],
+    texts: Mapping[str, str] = MappingProxyType({}),
 ) -> Bundle:
     """Packs a bundle at `folder`, whole or not at all. `manifest` comes without files and graphs; they are filled in.
 
     samples: "pixels" uint8 (N, C, H, W), "teacher_logits" (N, K) and "<precision>_logits" (N, K) of each graph.
+    texts: name -> content of further files.
     """
     building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(building, ignore_errors=True)
@@ -60,6 +69,8 @@ def write_bundle(
             shutil.copyfile(path, building / path.name)
         with open(building / "samples.npz", "wb") as handle:
             np.savez(handle, **samples)  # type: ignore[arg-type]
+        for name, text in texts.items():
+            (building / name).write_text(text, encoding="utf-8")
         (building / "README.txt").write_text(_how_to_run(manifest), encoding="utf-8")
         listed = sorted(p for p in building.rglob("*") if p.is_file())
         values = vars(manifest) | {
@@ -98,7 +109,7 @@ def read_bundle(folder: Path) -> Bundle:
         ) from error
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         raise IntegrityError(f"{folder / MANIFEST} is of another schema than {SCHEMA}", code="E0702")
-    manifest = from_dict(Manifest, values, where=str(folder / MANIFEST))
+    manifest = from_dict(Manifest, values, where=str(folder / MANIFEST), error=IntegrityError)
     for name, wanted in sorted(manifest.files.items()):
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -113,3 +124,29 @@ def read_bundle(folder: Path) -> Bundle:
                 fix="copy the bundle again",
             )
     return Bundle(folder, manifest)
+
+
+def beside(bundle: Bundle) -> list[str]:
+    """Files that measuring left beside what was packed, sorted. Nothing vouches for them, and the runner trusts none.
+
+    Raises IntegrityError for any other file, and for links: python3 -m runner would import a module that lies in the
+    bundle's folder, or compiled code in runner/__pycache__, in place of what was packed.
+    """
+    packed, found = {*bundle.manifest.files, MANIFEST, SIGNATURE}, list[str]()
+    for path in sorted(bundle.folder.rglob("*")):
+        name = path.relative_to(bundle.folder).as_posix()
+        if path.is_symlink():
+            raise IntegrityError(f"{path} is a link", code="E0704", why="a bundle has none", fix="delete it")
+        if path.is_dir() or name in packed:
+            continue
+        if any(fnmatchcase(name, pattern) for pattern in LEFT_BY_MEASURING):
+            found.append(name)
+            continue
+        compiled = "Python compiled it when the runner ran, or somebody put it there"
+        raise IntegrityError(
+            f"{path} was not packed",
+            code="E0704",
+            why=compiled if "__pycache__" in name else f"{MANIFEST} does not list it",
+            fix="delete it" + (" (python3 -B -m runner leaves none)" if "__pycache__" in name else ""),
+        )
+    return found

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from edgekd.divergence import paced, watched
 from edgekd.memory import fits_memory
 from edgekd.observe import Observed
 from edgekd.ranks import ranks, split, sum_gradients
@@ -91,12 +92,17 @@ def logits_of(model: nn.Module, x: Tensor, observed: Observed | None = None) -> 
 
 
 def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
-    """One step of `optimizer` down the gradient of `loss`; gives the loss as a value without it."""
+    """One step of `optimizer` down the gradient of `loss`; gives the loss as a value without it.
+
+    Raises Diverged where the loss is not finite.
+    """
+    value = watched(loss.detach())
     optimizer.zero_grad()
     loss.backward()
     sum_gradients(optimizer)
-    optimizer.step()
-    return loss.detach()
+    with paced(optimizer):
+        optimizer.step()
+    return value
 
 
 def student_optimizer(student: nn.Module, name: str | None, lr: float | None, *, colour: bool) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import time
 import traceback
@@ -76,7 +77,10 @@ def errors(*, debug: bool, as_json: bool) -> Iterator[None]:
     text = f"[bold red]error\\[{error.code}][/] {escape(error.what)}"
     text += f"\n  [bold]why[/]   {escape(error.why)}" if error.why else ""
     text += f"\n  [bold]fix[/]   {escape(error.fix)}" if error.fix else ""
-    err.print(f"{text}  [dim](exit {error.exit_code})[/]", soft_wrap=True, highlight=False)
+    see = "\n  [bold]see[/]   " if text.count("\n") < 4 else "  "
+    err.print(
+        f"{text}{see}edgekd explain {error.code}  [dim](exit {error.exit_code})[/]", soft_wrap=True, highlight=False
+    )
     raise typer.Exit(error.exit_code)
 
 
@@ -155,6 +159,7 @@ class Display:
                 "bundle": str(result.bundle.folder),
                 "report": str(result.bundle.folder / "report.json"),
                 "page": str(result.folder / "report.html"),
+                "deployed": plain(result.deployed),
                 "deployable": not result.broken,
                 "broken_limits": result.broken,
                 "seconds": round(result.seconds, 1),
@@ -166,6 +171,7 @@ class Display:
         out.print(_result_table(result))
         sizing, folder = result.sizing, result.bundle.folder
         spec, profile = sizing.spec, result.profile
+        from edgekd.deployed import told
         from edgekd.student import name_of
 
         out.print(f"student   {name_of(spec)}; next larger: {sizing.bound_by}", highlight=False)
@@ -173,6 +179,7 @@ class Display:
             text = f"{p.latency_ms:.3g} ms, expected within {p.low_ms:.3g} to {p.high_ms:.3g}"
             out.print(f"predicted {profile.name} {precision}: {text}", highlight=False)
         _validity(result.report)
+        out.print(f"deploy    {told(result.deployed)}", highlight=False, soft_wrap=True)
         verdict = "[green]every limit of the profile is met[/]" if not result.broken else ""
         verdict = verdict or f"[red]not deployable: {escape('; '.join(result.broken))}[/]"
         out.print(f"verdict   {verdict}  [dim]({result.seconds:.0f} s)[/]", highlight=False)
@@ -199,7 +206,18 @@ class Display:
             )  # fmt: skip
         out.print(table)
         _validity(report)
+        if report.get("soak"):
+            soak = report["soak"]
+            out.print(f"long run  {escape(soak['graph'])}: {escape(soak['said'])}", highlight=False, soft_wrap=True)
+        for warning in report.get("warnings", ()):
+            out.print(f"beware    {escape(warning)}", highlight=False, soft_wrap=True)
         out.print(f"report    {escape(str(bundle / 'report.json'))}", highlight=False, soft_wrap=True)
+        then(f"edgekd report {shlex.quote(str(bundle))}")
+
+
+def then(command: str) -> None:
+    """The last line of what a command says to people: what to type next."""
+    out.print(f"next      {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 def warn(lines: Iterable[str]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from edgekd import console
+from edgekd import completion, console
 from edgekd.files import plain
 from edgekd.options import AsJson, BoardPython, Debug, SshConfig
 
@@ -16,7 +17,12 @@ COLOURS = {"ok": "green", "warning": "yellow", "lacking": "bold red", "absent": 
 
 
 def doctor(
-    profile: Annotated[str, typer.Option("--profile", "-p", help="What the boards should be able to run.")] = "cpu",
+    profile: Annotated[
+        str,
+        typer.Option(
+            "--profile", "-p", help="What the boards should be able to run.", autocompletion=completion.profiles
+        ),
+    ] = "cpu",
     on: Annotated[
         list[str] | None, typer.Option(help="A board: ssh://[user@]host[:port]; several times for several.")
     ] = None,
@@ -48,4 +54,8 @@ def doctor(
                         + (f"\n{'':<26}fix: {escape(finding.fix)}" if finding.fix else ""),
                         highlight=False, soft_wrap=True,
                     )  # fmt: skip
+            wanted = "edgekd compress TEACHER --profile NAME"
+            if boards:
+                wanted = f"edgekd bench BUNDLE {shlex.join(f'--on={url}' for url in on or [])}"
+            console.then("the lines after fix, then edgekd doctor again" if lacking else wanted)
     raise typer.Exit(4 if lacking else 0)

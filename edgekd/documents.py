@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,17 @@ def show(document: Mapping[str, Any], text: str | Mapping[str, Any], as_json: bo
         console.out.print(table)
 
 
+def following(file: Path) -> str:
+    """The command that follows a look at a teacher, a graph or a bundle."""
+    quoted = shlex.quote(str(file))
+    if file.is_dir():
+        return f"edgekd bench {quoted}"
+    if file.suffix == ".onnx":
+        packed = (file.parent / "manifest.json").is_file()
+        return f"edgekd bench {shlex.quote(str(file.parent))}" if packed else f"edgekd eval {quoted} --data test.npz"
+    return f"edgekd plan {quoted} --profile NAME   (edgekd profiles list shows the names)"
+
+
 def _readable(value: Any) -> str:
     if isinstance(value, Mapping):
         return "\n".join(f"{k}: {_readable(v)}" for k, v in value.items())
@@ -55,12 +67,17 @@ def teacher(document: Mapping[str, Any], as_json: bool) -> None:
     console.warn(document["warnings"])
 
 
+def board_line(outcome: Outcome) -> None:
+    """What became of one board, as one line of JSON."""
+    print(json.dumps(outcome.document, ensure_ascii=False), flush=True)
+
+
 def fleet(outcomes: Sequence[Outcome], bundle: Path, as_json: bool) -> None:
     """What became of each board: a row per graph, or one JSON document. A board alone that failed raises its error."""
     if len(outcomes) == 1 and outcomes[0].error is not None:
         raise outcomes[0].error
     if as_json:
-        print(json.dumps({"bundle": str(bundle), "boards": [_of_board(o) for o in outcomes]}, indent=2))
+        print(json.dumps({"bundle": str(bundle), "boards": [o.document for o in outcomes]}, indent=2))
         return
     figures = [Column(name, justify="right", no_wrap=True) for name in ("p50 ms", "p90 ms", "agree")]
     table = Table(
@@ -83,14 +100,8 @@ def fleet(outcomes: Sequence[Outcome], bundle: Path, as_json: bool) -> None:
             facts = ["", "", ""]
         lines.append(f"report    {o.path}")
         lines += [] if o.valid else [f"not valid {o.board.name}: {'; '.join(o.report['reasons'])}"]
+        lines += [f"beware    {o.board.name}: {warning}" for warning in o.warnings]
     console.out.print(table)
     for line in lines:
         console.out.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _of_board(outcome: Outcome) -> dict[str, Any]:
-    error, facts = outcome.error, {"board": outcome.board.name, "received": outcome.received}
-    if error is None:
-        return facts | {"ok": True, "valid": outcome.valid, "path": str(outcome.path), "report": plain(outcome.report)}
-    told = {"code": error.code, "what": error.what, "why": error.why, "fix": error.fix, "exit": error.exit_code}
-    return facts | {"ok": False, "valid": False, "error": told}
+    console.then(f"edgekd report {shlex.quote(str(bundle))}")

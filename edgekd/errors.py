@@ -9,7 +9,8 @@ EdgekdError              70  our bug, if it is ever raised bare
 |- EnvironmentLacking     4  this machine lacks something
 |- MeasurementError       5  a device did not answer, or its measurement is not valid
 |- ExportError            6  a graph differs from the student
-|- IntegrityError         7  a bundle's file is not the one that was packed
+|- IntegrityError         7  a file is not the one that was packed or saved
+|- TrainingError          8  the training did not hold: its numbers stopped being finite
 `- Interrupted        130/143  stopped by a signal; the work so far is saved
 """
 
@@ -60,6 +61,10 @@ class ExportError(EdgekdError):
 
 class IntegrityError(EdgekdError):
     exit_code = 7
+
+
+class TrainingError(EdgekdError):
+    exit_code = 8
 
 
 class Interrupted(EdgekdError):

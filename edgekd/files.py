@@ -7,6 +7,9 @@ import difflib
 import hashlib
 import json
 import os
+import re
+import shutil
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -17,6 +20,7 @@ from typing import Any, TypeVar
 from edgekd.errors import EdgekdError, EnvironmentLacking, InputError
 
 T = TypeVar("T")
+LARGEST_FLOAT = sys.float_info.max
 
 
 def data_dir(name: str) -> Path:
@@ -53,6 +57,16 @@ def written(path: Path) -> Iterator[Path]:
         os.fsync(folder)  # the rename itself
     finally:
         os.close(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Deletes what killed processes left half written in an output folder and in the bundle there.
+
+    To be called by the one process that writes there.
+    """
+    for path in (*folder.glob(".*.tmp"), *(folder / "bundle").glob("*.tmp")):
+        if re.search(r"\.\d+\.tmp$", path.name):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -129,7 +143,7 @@ def _checked(hint: Any, value: Any, where: str, error: type[EdgekdError]) -> Any
         return {str(k): _checked(args[1], v, f"{where}.{k}", error) for k, v in value.items()}
     if hint is Any:
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_FLOAT:
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value

@@ -11,14 +11,16 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from edgekd import console
+from edgekd import completion, console
 from edgekd.errors import UsageError
 from edgekd.files import plain
 from edgekd.options import AsJson, BoardPython, Debug, Quiet, SshConfig
 
 
 def measure(
-    name: Annotated[str, typer.Argument(help="The device's profile: a name or a .toml file.")] = "cpu",
+    name: Annotated[
+        str, typer.Argument(help="The device's profile: a name or a .toml file.", autocompletion=completion.profiles)
+    ] = "cpu",
     on: Annotated[
         str | None, typer.Option(help="The board, ssh://user@host:port/folder; default: this machine.")
     ] = None,

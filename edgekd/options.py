@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from edgekd import completion
+
 TeacherFile = Annotated[
     Path,
     typer.Argument(help="Teacher: weights (torch, safetensors, TorchScript), or a graph (edgekd, torch.export, ONNX)."),
@@ -22,8 +24,12 @@ Mean = Annotated[
 Std = Annotated[str | None, typer.Option(help="Of pixel/255, e.g. .229,.224,.225; with a named mean not needed.")]
 Classes = Annotated[str | None, typer.Option(help="Class names, comma-separated, where the file has none.")]
 ProfileName = Annotated[
-    str, typer.Option("--profile", "-p", help="Device: a name (edgekd profiles list) or a .toml file.")
-]
+    str,
+    typer.Option(
+        "--profile", "-p", help="Device: a name (edgekd profiles list) or a .toml file.",
+        autocompletion=completion.profiles,
+    ),
+]  # fmt: skip
 Data = Annotated[
     Path | None, typer.Option("--eval-data", help="Labelled images (npz) for the report; never trained on.")
 ]
@@ -46,6 +52,7 @@ Student = Annotated[
         "--family",
         help="auto; a family: resnet, bottleneck, wrn, mobilenetv2, mobilenetv3, mcu, cnn, lenet, pruned; or one: "
         "resnet:1x16, resnet8, mobilenetv2:0.35, mcu:2x8, cnn:8, lenet:3, pruned:0.5.",
+        autocompletion=completion.students,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; everything else on stderr.")]
@@ -53,20 +60,45 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result and 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every figure of the log.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Plain lines instead of a progress bar.")]
 Debug = Annotated[bool, typer.Option("--debug", help="A traceback with every error.")]
+Soak = Annotated[
+    float | None,
+    typer.Option(min=0.1, max=1440, help="And run this many minutes at full load: does the device hold its speed?"),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of all random numbers.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Output folder; the same one resumes.")]
-Precision = Annotated[str, typer.Option(help="fp32, fp16, int8, or auto: all that the profile names.")]
-MethodName = Annotated[str, typer.Option("--method", help="Distillation method; edgekd methods lists them.")]
+Precision = Annotated[
+    str,
+    typer.Option(help="fp32, fp16, int8, or auto: all that the profile names.", autocompletion=completion.precisions),
+]
+MethodName = Annotated[
+    str,
+    typer.Option("--method", help="Distillation method; edgekd methods lists them.", autocompletion=completion.methods),
+]
 Budget = Annotated[
     str,
-    typer.Option(help="fast, good or best; other methods: fast, paper; or a fraction of the longest, e.g. 0.1."),
+    typer.Option(
+        help="fast, good or best; other methods: fast, paper; or a fraction of the longest, e.g. 0.1.",
+        autocompletion=completion.budgets,
+    ),
 ]
 Minutes = Annotated[float | None, typer.Option(min=0.5, help="Time for the whole, instead of a budget.")]
 Prior = Annotated[
-    str | None, typer.Option(help="Images to start from: none, procedural, photo, or a picture of your own.")
+    str | None,
+    typer.Option(
+        help="Images to start from: none, procedural, photo, or a picture of your own.",
+        autocompletion=completion.priors,
+    ),
 ]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, e.g. student_lr=1e-3.")]
 BoardPython = Annotated[str, typer.Option("--python", help="The board's interpreter.")]
 SshConfig = Annotated[
     Path | None, typer.Option(envvar="EDGEKD_SSH_CONFIG", help="An ssh configuration instead of yours.")
+]
+Sign = Annotated[
+    Path | None,
+    typer.Option("--sign", metavar="KEY", help="Sign the bundle with this private key (EC, PEM); see edgekd verify."),
+]
+TeacherLicence = Annotated[
+    str,
+    typer.Option("--teacher-license", help="The teacher's licence, for the bundle's papers; the student inherits it."),
 ]

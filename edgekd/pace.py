@@ -13,7 +13,8 @@ import torch
 
 from edgekd.compute import choose_device, keep_freed_memory, to_device
 from edgekd.methods import distill, scaled
-from edgekd.methods.rdskd_plus import CHUNK, CHUNK_NUMBERS, numbers
+from edgekd.methods.rdskd_plus import CHUNK, CHUNK_NUMBERS
+from edgekd.room import numbers
 from edgekd.student import first_student
 from edgekd.types import Run, StudentSpec, Teacher
 

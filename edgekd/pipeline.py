@@ -7,7 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,20 @@ import edgekd
 from edgekd import candidates
 from edgekd.bundle import read_bundle
 from edgekd.compute import RATES
+from edgekd.deployed import Choice, choose
 from edgekd.device import Board, Outcome, run_bundle, run_fleet
 from edgekd.errors import InputError, UsageError
 from edgekd.evaluation import EvalData, load_eval_data, write_eval_data
 from edgekd.families import name_of
 from edgekd.files import from_dict, plain, write_json
+from edgekd.lock import locked
 from edgekd.methods import METHODS, configure
 from edgekd.observe import look
 from edgekd.pace import expected_seconds, planned, seconds_per_step
-from edgekd.ranks import meet, one_after_the_first, ranks
-from edgekd.report.result import refresh_page, write_result
+from edgekd.ranks import first, meet, one_after_the_first, ranks
+from edgekd.report.result import refresh_fleet, refresh_page, write_result
 from edgekd.shortlist import measured_first
+from edgekd.signing import private_key, sign_bundle
 from edgekd.sizing import search, sized
 from edgekd.stages import bundled, claim, distilled, measured, referenced, unpacked
 from edgekd.student import LARGE
@@ -46,6 +49,7 @@ class Result:
     sizing: Sizing
     profile: Profile
     recipe: Recipe
+    deployed: Choice  # the graph to deploy
     broken: list[str]  # limits that the result breaks; empty: deployable
     seconds: float  # of this call
 
@@ -68,6 +72,8 @@ def compress(
     seed: int = 0,
     eval_data: EvalData | None = None,
     board: Runner | None = None,
+    teacher_licence: str = "",
+    sign: Path | None = None,
     log: Log = no_log,
     say: Callable[[str], None] = lambda line: None,
     warn: Callable[[str], None] = lambda line: None,
@@ -79,12 +85,14 @@ def compress(
     minutes: how long the whole may take here, instead of a budget; the steps follow from a short probe.
     board: takes bundles to the device (edgekd.device.runner_of): the best candidates are measured there before one is
     chosen, and the bundle at the end. eval_data only ever reaches the report. log: figures of the training; say: one
-    line per stage.
+    line per stage. teacher_licence: named in the bundle; sign: a private key (PEM) that signs the bundle.
     warn: what speaks against a good student, before the work begins, and graphs that are not packed.
     Raises EdgekdError children; Interrupted (after saving) on SIGINT or SIGTERM. Under torchrun the processes train
     together; all but the first end after that, by SystemExit.
     """
     start, folder = time.monotonic(), Path(folder)
+    if sign is not None:
+        private_key(sign)  # a key that does not fit is better found before the training
     meet()
     if minutes is not None and ranks() > 1:
         raise UsageError(
@@ -112,22 +120,27 @@ def compress(
         warn(doubt)
     recipe = Recipe(method, budget, config, seed)
     asked = {"teacher": teacher.sha256, "profile": profile, "student": sizing.spec, "recipe": recipe}
-    with one_after_the_first():
-        claim(folder, plain(asked | {"edgekd": edgekd.__version__}))
-        if not (folder / "plan.json").exists():
-            write_json(folder / "plan.json", candidates.document(found))
-    student, pixels = distilled(teacher, sizing, recipe, folder, log, say)
-    bundle = bundled(teacher, student, pixels, sizing, profile, recipe, folder, say, warn)
-    reference = referenced(teacher, profile, folder, say)
-    report = measured(bundle, reference, eval_data, folder, say)
-    there = None
-    if board:
-        say("measuring on the board")
-        there = board(bundle)
-    broken = [*broken_limits(there or report, profile, sizing, measured=there is not None), *unpacked(bundle)]
-    result = Result(folder, bundle, report, sizing, profile, recipe, broken, time.monotonic() - start)
-    write_result(result)
-    return result
+    asked["teacher_licence"] = teacher_licence or None
+    with locked(folder) if first() else nullcontext():
+        with one_after_the_first():
+            claim(folder, plain(asked | {"edgekd": edgekd.__version__}))
+            if not (folder / "plan.json").exists():
+                write_json(folder / "plan.json", candidates.document(found))
+        student, pixels = distilled(teacher, sizing, recipe, folder, log, say, warn)
+        bundle = bundled(teacher, student, pixels, sizing, profile, recipe, folder, say, warn, teacher_licence)
+        if sign is not None:
+            say(f"signed: {sign_bundle(bundle, sign)}")
+        reference = referenced(teacher, profile, folder, say)
+        report = measured(bundle, reference, eval_data, folder, say)
+        there = None
+        if board:
+            say("measuring on the board")
+            there = board(bundle)
+        graph = choose(there or report, profile, sizing, measured=there is not None)
+        broken = [*graph.broken, *unpacked(bundle)]
+        result = Result(folder, bundle, report, sizing, profile, recipe, graph, broken, time.monotonic() - start)
+        write_result(result)
+        return result
 
 
 def doubts(teacher: Teacher, config: Any) -> list[str]:
@@ -202,11 +215,14 @@ def bench(
     threads: int | None = None,
     eval_data: Path | None = None,
     reference: Path | None = None,
+    soak: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Verifies the bundle in `folder` and measures it on this machine; gives its report.json. See run_bundle."""
     with _measurable(folder, eval_data, reference) as (bundle, evaluation):
-        report = run_bundle(bundle, quick=quick, threads=threads, eval_data=evaluation, reference=reference, say=say)
+        report = run_bundle(
+            bundle, quick=quick, threads=threads, eval_data=evaluation, reference=reference, soak=soak, say=say
+        )
     say(f"page      {refresh_page(folder)}")
     return report
 
@@ -220,17 +236,21 @@ def bench_on(
     threads: int | None = None,
     eval_data: Path | None = None,
     reference: Path | None = None,
+    soak: float | None = None,
     keep: bool = False,
     python: str = "python3",
     ssh_config: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
+    done: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Verifies the bundle in `folder` and measures it on boards over ssh; what became of each. See run_fleet."""
     with _measurable(folder, eval_data, reference) as (bundle, evaluation):
         outcomes = run_fleet(
             bundle, boards, jobs=jobs, quick=quick, threads=threads, eval_data=evaluation, reference=reference,
-            keep=keep, python=python, ssh_config=ssh_config, say=say,
+            soak=soak, keep=keep, python=python, ssh_config=ssh_config, say=say, done=done,
         )  # fmt: skip
+    if len(outcomes) > 1:
+        say(f"fleet     {refresh_fleet(outcomes, bundle.folder)}")
     if (folder / "report.json").is_file():  # a page is about a bundle that was measured here too
         say(f"page      {refresh_page(folder)}")
     return outcomes
@@ -248,28 +268,3 @@ def _measurable(folder: Path, eval_data: Path | None, reference: Path | None) ->
             evaluation = Path(temporary) / "evaluation.npz"
             write_eval_data(load_eval_data(eval_data, bundle.manifest.images, len(bundle.manifest.classes)), evaluation)
         yield bundle, evaluation
-
-
-def broken_limits(report: Mapping[str, Any], profile: Profile, sizing: Sizing, *, measured: bool = False) -> list[str]:
-    """Limits of the profile that the result breaks, each as a short sentence: those of the graph that breaks fewest.
-
-    The graph's size is that of the file. Latency is the measured p90 where this machine is the profile's device (the
-    profile "cpu") or the report is a board's (measured); elsewhere the prediction's upper end, since a figure of this
-    machine says nothing about a board.
-    """
-    limits, here = profile.limits, measured or profile.name == "cpu"
-
-    def latency_ms(precision: str) -> float:
-        p90: float = report["graphs"][precision]["latency_ms"]["p90"]
-        return p90 if here else sizing.predicted[precision].high_ms
-
-    def breaks(precision: str) -> list[str]:
-        found, latency, size = list[str](), latency_ms(precision), report["graphs"][precision]["mb"]
-        if limits.latency_ms is not None and latency > limits.latency_ms:
-            found.append(f"{precision} latency {latency:.3g} ms over {limits.latency_ms:g} ms")
-        if limits.model_mb is not None and size > limits.model_mb:
-            found.append(f"{precision} graph {size:.3g} MB over {limits.model_mb:g} MB")
-        return found
-
-    packed = [precision for precision in profile.precisions if precision in report["graphs"]]
-    return min((breaks(precision) for precision in sorted(packed, key=latency_ms)), key=len)

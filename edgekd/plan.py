@@ -18,10 +18,10 @@ from edgekd.files import from_dict, nearest, plain, written
 from edgekd.latency import BYTES, cost, predict
 from edgekd.methods import METHODS, configure
 from edgekd.methods.rdskd_plus import Config as RdskdPlus
-from edgekd.methods.rdskd_plus import capacities, numbers
 from edgekd.pace import expected_seconds, planned, seconds_per_step
 from edgekd.pipeline import gentle
 from edgekd.profile import adjusted, load_profile
+from edgekd.room import capacities, numbers, spare
 from edgekd.sizing import search
 from edgekd.stages import CALIBRATION, samples_kept
 from edgekd.types import Cost, Images, Limits, Prediction, Profile, Search, Teacher
@@ -98,14 +98,15 @@ def forecast(
 def disk_mb(config: Any, teacher: Teacher, of_teacher: Cost, of_student: Cost, profile: Profile) -> dict[str, float]:
     """10**6 bytes that compress writes: at most while it runs, and what it leaves.
 
-    While it runs: the banks, whose room is reserved at the start, and two checkpoints (the new one is whole before the
-    old one goes): the student with its optimiser's two states and the images that are refined, in fp32.
+    While it runs: the banks, whose room is reserved at the start, and three checkpoints (two are kept, and the new one
+    is whole before an old one goes): the student with its optimiser's two states and the images that are refined, in
+    fp32.
     """
     facts, classes = teacher.images, len(teacher.classes)
     pixels, logits = numbers(facts), 2 * classes
     banks = bank_images(config, facts) * (pixels + logits)
     refined = getattr(config, "image_batch", 0) * pixels
-    checkpoints = 2 * 4 * 3 * (of_student.parameters + refined)
+    checkpoints = 3 * 4 * 3 * (of_student.parameters + refined)
     samples = samples_kept(facts)
     kept = (CALIBRATION + samples) * pixels + samples * (pixels + 4 * classes * (1 + len(profile.precisions)))
     graphs = sum(of_student.parameters * BYTES[p] for p in profile.precisions)
@@ -116,7 +117,7 @@ def disk_mb(config: Any, teacher: Teacher, of_teacher: Cost, of_student: Cost, p
 def bank_images(config: Any, images: Images) -> int:
     """How many images a method keeps while it trains."""
     if isinstance(config, RdskdPlus):
-        return sum(capacities(config, images))
+        return sum(capacities(config, images)) + spare(config, images)
     steps: int = getattr(config, "synthesis_steps", None) or 0  # images that are optimised are kept
     return steps * int(config.batch)
 
@@ -134,9 +135,9 @@ def read_plan(path: Path) -> Plan:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"{path} is not there", code="E0360", fix="make one:  edgekd plan TEACHER") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path} cannot be read as TOML", code="E0361", why=str(error)) from error
+        raise InputError(f"{path} is not there", code="E0366", fix="make one:  edgekd plan TEACHER") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as TOML", code="E0367", why=str(error)) from error
     plan = from_dict(Plan, table, where=str(path))
     if plan.schema != SCHEMA:
         raise InputError(

@@ -7,18 +7,23 @@ from typing import Annotated
 
 import typer
 
-from edgekd import console, documents, measure_command, profile_documents
+from edgekd import completion, console, documents, measure_command, profile_documents
 from edgekd.errors import EnvironmentLacking, ProfileError, UsageError
 from edgekd.options import AsJson, Debug
 
 app = typer.Typer(no_args_is_help=True, help="The devices that edgekd knows, and your own.")
-NameOrFile = Annotated[str, typer.Argument(help="A name or a .toml file.")]
+NameOrFile = Annotated[str, typer.Argument(help="A name or a .toml file.", autocompletion=completion.profiles)]
 
 
 @app.command("list")
 def profiles_list(
     device_class: Annotated[
-        str | None, typer.Option("--class", help="Only these: jetson, sbc, x86, mobile, npu, mcu, server, other.")
+        str | None,
+        typer.Option(
+            "--class",
+            help="Only these: jetson, sbc, x86, mobile, npu, mcu, server, other.",
+            autocompletion=completion.device_classes,
+        ),
     ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -81,7 +86,12 @@ def profiles_check(
 def profiles_new(
     name: Annotated[str, typer.Argument(help="Of the new profile, e.g. my-camera.")],
     base: Annotated[
-        str | None, typer.Option("--from", help="A similar device, whose figures and sources are taken over.")
+        str | None,
+        typer.Option(
+            "--from",
+            help="A similar device, whose figures and sources are taken over.",
+            autocompletion=completion.profiles,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File; default: among your own profiles.")] = None,
     as_json: AsJson = False,

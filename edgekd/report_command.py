@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,6 +56,9 @@ def report(
             print(json.dumps({"page": str(path), "students": [str(s.folder) for s in subjects]}, indent=2))
         else:
             console.out.print(f"page      {path}", highlight=False, markup=False, soft_wrap=True)
+            shown = " ".join(shlex.quote(str(folder)) for folder in folders)
+            bundle = shlex.quote(str(subjects[0].bundle))
+            console.then(f"edgekd bench {bundle} --on ssh://user@board" if open_ else f"edgekd report {shown} --open")
         if open_ and not webbrowser.open(path.resolve().as_uri()):
             console.warn([f"no browser was found; open {path} yourself"])
 
@@ -73,8 +77,13 @@ def runs(
             print(json.dumps({"root": str(root), "runs": plain(found)}, indent=2, ensure_ascii=False))
         elif not found:
             console.out.print(f"no output folder of compress in {root}", highlight=False, markup=False)
+            console.then(f"edgekd compress TEACHER -o {shlex.quote(str(root / 'NAME'))}")
         else:
             console.out.print(_table(found))
+            there = [str(root / line.folder) for line in found if line.p50_ms is not None][:3]
+            console.then(
+                f"edgekd report {shlex.join(there)}" if there else "the same edgekd compress again: it goes on"
+            )
 
 
 def _table(found: list[RunLine]) -> Table:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
-import time
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,29 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-import edgekd
 from edgekd import ranks
 from edgekd.bank import to_pixels
+from edgekd.bom import BOM, bom_text
 from edgekd.bundle import SCHEMA, read_bundle, write_bundle
-from edgekd.checkpoint import stoppable
+from edgekd.checkpoint import NAME, discard, mend, stoppable
 from edgekd.compute import choose_device, keep_freed_memory, to_device
 from edgekd.device import run_bundle
-from edgekd.errors import EnvironmentLacking, ExportError, UsageError
+from edgekd.errors import ExportError, InputError, UsageError
 from edgekd.evaluation import EvalData, write_eval_data
 from edgekd.export import Pixels, export, export_fp32, gates, graph_path, torch_logits
-from edgekd.files import plain, write_json, written
+from edgekd.files import plain, sweep, write_json, written
 from edgekd.grid import write_grid
+from edgekd.lock import unwritable
 from edgekd.methods import distill
+from edgekd.provenance import made_with, provenance
 from edgekd.student import first_student, name_of
 from edgekd.teacher import load_teacher, save_teacher
+from edgekd.training_log import TrainingLog
 from edgekd.types import Bundle, Images, Log, Manifest, Profile, Recipe, Run, Sizing, Teacher
 
 CALIBRATION, SAMPLES = 512, 2_000  # generated images for INT8, and for agreement; fewer where images are large
 LARGEST_SAMPLES = 32_000_000  # bytes of all samples together
+SHOWN = 6  # settings that differ, in the message about them
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -44,25 +47,45 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / "settings.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         if not path.exists():
             write_json(path, settings)
     except OSError as error:
-        raise EnvironmentLacking(
-            f"cannot write to the output folder {folder}",
-            code="E0402",
+        raise unwritable(folder, error) from error
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{path} cannot be read",
+            code="E0354",
             why=str(error),
-            fix="name another with -o DIR",
+            fix="name another folder with -o DIR, or delete this one",
         ) from error
-    before = json.loads(path.read_text(encoding="utf-8"))
-    now = plain(settings)
-    changed = [f"{name}: {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]
+    changed = differences(before, plain(settings))
     if changed:
         raise UsageError(
             f"{folder} holds a run with other settings",
             code="E0222",
-            why="; ".join(text if len(text) < 200 else text.split(":")[0] + " differs" for text in changed),
+            why="; ".join(changed[:SHOWN]) + (f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""),
             fix="name another folder with -o DIR, or delete this one",
         )
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """What differs between two JSON values, as 'name.of.it: was 1, is 2'; nothing where they are equal."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = [*now, *(key for key in before if key not in now)]
+        inner = [(before.get(key), now.get(key), f"{name}.{key}" if name else str(key)) for key in keys]
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        inner = [(*pair, f"{name}[{index}]") for index, pair in enumerate(zip(before, now, strict=True))]
+    else:
+        return [] if before == now else [f"{name}: was {_short(before)}, is {_short(now)}"]
+    return [text for was, is_, of in inner for text in differences(was, is_, of)]
+
+
+def _short(value: Any) -> str:
+    text = "not set" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def distilled(
@@ -72,8 +95,11 @@ def distilled(
     folder: Path,
     log: Log,
     say: Callable[[str], None],
+    warn: Callable[[str], None] = lambda line: None,
 ) -> tuple[nn.Module, Pixels]:
     """The trained student and generated images that it has not seen, from disk where this stage is finished.
+
+    warn: told where a damaged checkpoint is passed over.
 
     Processes that torchrun started beside the first end here, by SystemExit.
     """
@@ -81,6 +107,7 @@ def distilled(
     if student_file.exists():  # written last
         say("student distilled already")
         ranks.leave_to_the_first()
+        discard(folder)
         with np.load(images_file, allow_pickle=False) as stored:
             return load_teacher(student_file).model, stored["pixels"]
     say(f"distilling with {recipe.method} on {choose_device()}")
@@ -92,15 +119,15 @@ def distilled(
         say(f"{count:,} of the student's {total:,} first weights are the teacher's")
     student = to_device(student, device)
     teacher_there = dataclasses.replace(teacher, model=to_device(teacher.model, device))
-    begun = time.time()
+    with ranks.one_after_the_first():
+        if ranks.first():
+            mend(folder / NAME, warn)
+    write = TrainingLog(folder)
 
     def logged(phase: str, step: int, steps: int, **figures: float) -> None:
-        if not ranks.first():
-            return
-        line = {"time_s": round(time.time() - begun, 2), "phase": phase, "step": step, **figures}
-        with open(folder / "log.jsonl", "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(line) + "\n")
-        log(phase, step, steps, **figures)
+        if ranks.first():
+            write(phase, step, steps, **figures)
+            log(phase, step, steps, **figures)
 
     with stoppable():
         run = Run(device, recipe.seed, folder, logged)
@@ -116,8 +143,7 @@ def distilled(
         write_grid(parts[0], labels, folder / "images.png")
     arch = None if sizing.spec.family == "pruned" else f"edgekd:{name_of(sizing.spec)}"  # a pruned one as its graph
     save_teacher(student.cpu(), student_file, images=images, classes=teacher.classes, arch=arch)
-    for path in (folder / "distillation.ckpt", *folder.glob("*.u8")):  # the checkpoint and the banks of images
-        path.unlink(missing_ok=True)
+    discard(folder)
     return student, np.concatenate(parts)
 
 
@@ -150,6 +176,7 @@ def bundled(
     folder: Path,
     say: Callable[[str], None],
     warn: Callable[[str], None] = lambda line: None,
+    teacher_licence: str = "",
 ) -> Bundle:
     """Graphs, each held against torch, and the bundle around them; read back where that is finished.
 
@@ -184,20 +211,20 @@ def bundled(
         method={"name": recipe.method, **{n: v for n, v in plain(recipe).items() if n != "method"}},
         profile=plain(profile),
         data=data_statement(getattr(recipe.config, "prior", "none")),
-        made_with={
-            "edgekd": edgekd.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": platform.platform(),
-            "device": str(choose_device()),
-        },
+        made_with=made_with(str(choose_device())),
+        provenance=plain(provenance(sys.argv, teacher_licence=teacher_licence, gpu=_gpu())),
     )
     samples: dict[str, NDArray[Any]] = {
         "pixels": held_out,
         "teacher_logits": torch_logits(teacher.model, images, held_out),
     }
     samples |= {f"{precision}_logits": found for precision, found in by_graph.items()}
-    return write_bundle(folder / "bundle", manifest, graphs, samples)
+    texts = {BOM: bom_text(manifest, graphs)}
+    return write_bundle(folder / "bundle", manifest, graphs, samples, texts)
+
+
+def _gpu() -> str:
+    return torch.cuda.get_device_name() if choose_device().type == "cuda" else ""
 
 
 def unpacked(bundle: Bundle) -> list[str]:

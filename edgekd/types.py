@@ -289,6 +289,7 @@ class Manifest:
     profile: Mapping[str, Any]
     data: str  # what was used to make the student, in words
     made_with: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # of edgekd/provenance.py
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from .setting import (
 
 BUNDLE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PARITY_BATCH = 32
+MOST_MINUTES = 24 * 60
 
 
 def verified(folder: str) -> Dict[str, Any]:
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace, say: Any) -> Dict[str, Any]:
     try:
         import numpy as np
 
-        from . import harness, per_class
+        from . import measuring, sensors
     except ImportError as error:
         raise Refused("%s; on the device: python3 -m pip install numpy" % error, EXIT_ENVIRONMENT)
     choice = runtimes.here(manifest["target"], options.runtime)
@@ -66,27 +67,19 @@ def run(options: argparse.Namespace, say: Any) -> Dict[str, Any]:
     if options.reference:
         paths["teacher"] = options.reference
     infers, graphs = _loaded(runtime, paths, setting, x, say)
-    protocol = harness.QUICK if options.quick else harness.FULL
-    device = harness.device()
-    measured = getattr(runtime, "measure", harness.measure)(infers, x, protocol, say)
+    protocol = measuring.QUICK if options.quick else measuring.FULL
+    device = sensors.HERE.device()
+    in_process = choice.runtime != "trtexec"  # there each call is a process
+    if options.soak and not in_process:
+        raise Refused("--soak needs a runtime in this process; trtexec starts one for each call", EXIT_INPUT)
+    measured = measuring.measured(
+        runtime, infers, x, protocol, setting, say, in_process=in_process, soak_minutes=options.soak
+    )
     for name, infer in infers.items():
         say("comparing %s" % name)
-        logits = harness.logits_of(infer, pixels, PARITY_BATCH)
-        if not np.isfinite(logits).all():
-            raise Refused("%s gives NaN or Inf on this device" % name, EXIT_MEASUREMENT)
-        graphs[name]["latency_ms"] = measured["latency_ms"][name]
-        graphs[name]["parts_ms"] = measured.get("parts_ms", {}).get(name)
-        graphs[name]["agreement"] = harness.agreement(logits, teacher_logits)
-        graphs[name]["agreement_by_class"] = per_class.agreement(logits, teacher_logits)
-        host = samples["%s_logits" % name] if "%s_logits" % name in samples.files else None
-        graphs[name]["max_abs_from_host"] = None if host is None else float(np.abs(logits - host).max())
-        graphs[name]["accuracy"] = graphs[name]["evaluation"] = None
-        if evaluation is not None:
-            images, labels = evaluation
-            answers = harness.logits_of(infer, images, PARITY_BATCH)
-            graphs[name]["accuracy"] = harness.accuracy(answers, labels)
-            graphs[name]["evaluation"] = per_class.evaluation(answers, labels)
-    return {
+        graphs[name].update(measured["graphs"][name])
+        graphs[name].update(_compared(name, infer, samples, evaluation, np))
+    report = {
         "schema": 1,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "target": manifest["target"],
@@ -95,15 +88,13 @@ def run(options: argparse.Namespace, say: Any) -> Dict[str, Any]:
         "clock": runtime.clock,
         "batch": manifest["batch"],
         "protocol": protocol,
-        "valid": measured["valid"],
-        "reasons": measured["reasons"],
-        "foreign_cores": measured["foreign_cores"],
-        "peak_memory_mb": harness.peak_memory_mb(),
         "samples": len(pixels),
         "evaluated": 0 if evaluation is None else len(evaluation[1]),
         "parity": manifest["parity"],
-        "graphs": graphs,
     }
+    report.update(measured)
+    report["graphs"] = graphs
+    return report
 
 
 def _loaded(runtime: Any, paths: Dict[str, str], setting: Setting, x: Any, say: Any) -> Any:
@@ -124,6 +115,29 @@ def _loaded(runtime: Any, paths: Dict[str, str], setting: Setting, x: Any, say: 
     return infers, graphs
 
 
+def _compared(name: str, infer: Any, samples: Any, evaluation: Any, np: Any) -> Dict[str, Any]:
+    """What a graph answers, against the teacher, the host's answers and labels, as far as they are there."""
+    from . import harness, per_class
+
+    teacher_logits = samples["teacher_logits"]
+    logits = harness.logits_of(infer, samples["pixels"], PARITY_BATCH)
+    if not np.isfinite(logits).all():
+        raise Refused("%s gives NaN or Inf on this device" % name, EXIT_MEASUREMENT)
+    host = samples["%s_logits" % name] if "%s_logits" % name in samples.files else None
+    found = {
+        "agreement": harness.agreement(logits, teacher_logits),
+        "agreement_by_class": per_class.agreement(logits, teacher_logits),
+        "max_abs_from_host": None if host is None else float(np.abs(logits - host).max()),
+        "accuracy": None,
+        "evaluation": None,
+    }
+    if evaluation is not None:
+        images, labels = evaluation
+        answers = harness.logits_of(infer, images, PARITY_BATCH)
+        found.update(accuracy=harness.accuracy(answers, labels), evaluation=per_class.evaluation(answers, labels))
+    return found
+
+
 def _evaluation(path: str, shape: Any, classes: int, np: Any) -> Any:
     """(images uint8 (N, C, H, W), labels (N,)) of an npz file."""
     try:
@@ -140,6 +154,24 @@ def _evaluation(path: str, shape: Any, classes: int, np: Any) -> Any:
     return images, labels
 
 
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes <= MOST_MINUTES:
+        raise argparse.ArgumentTypeError("from 0 to %d minutes" % MOST_MINUTES)
+    return minutes
+
+
+def keep_runs(report: Dict[str, Any], out: str) -> None:
+    """Moves every run out of the report into a file beside it, and writes down its name and sha256."""
+    from . import measuring
+
+    times_ms, idle_ms = report.pop("times_ms"), report.pop("idle_ms")
+    try:
+        report["raw"] = measuring.kept(measuring.raw_path(out), times_ms, idle_ms)
+    except OSError as error:
+        raise Refused("cannot write %s: %s" % (measuring.raw_path(out), error), EXIT_ENVIRONMENT)
+
+
 def main(arguments: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m runner", description="Measure this bundle on this device.")
     parser.add_argument("--quick", action="store_true", help="2 s and 200 runs a graph instead of 10 s and 1000")
@@ -150,6 +182,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument("--runtime", choices=runtimes.NAMES, help="default: the one that the graphs are for")
     parser.add_argument("--provider", choices=PROVIDERS, help="of ONNX Runtime (default: the profile's, else cpu)")
     parser.add_argument("--engines", metavar="DIR", default=os.path.join(BUNDLE, "engines"), help="built by TensorRT")
+    parser.add_argument(
+        "--soak", type=_minutes, metavar="MINUTES", help="and run so long at full load: does it hold its speed?"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress lines")
     options = parser.parse_args(arguments)
 
@@ -159,6 +194,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
     try:
         report = run(options, say)
+        keep_runs(report, options.out)
         temporary = "%s.%d.tmp" % (options.out, os.getpid())
         try:
             with open(temporary, "w", encoding="utf-8") as handle:
@@ -177,6 +213,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
             "%-8s p50 %.3f  p90 %.3f  p99 %.3f ms   agreement %.4f"
             % (name, t["p50"], t["p90"], t["p99"], graph["agreement"])
         )
+    for warning in report["warnings"]:
+        say("warning: %s" % warning)
+    if report["soak"]:
+        say("long run of %s: %s" % (report["soak"]["graph"], report["soak"]["said"]))
     say("%s  %s" % ("valid" if report["valid"] else "not valid: " + "; ".join(report["reasons"]), options.out))
     return 0
 

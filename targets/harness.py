@@ -1,21 +1,21 @@
-"""Measuring: warm-up, timing, percentiles, accuracy against samples, and the circumstances of it all."""
+"""Measuring: warm-up, timing in turns, single queries after idle, and accuracy against samples."""
 
-import os
-import platform
 import time
 from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 
+from . import condition, sensors
+from .quantiles import percentiles
+
+__all__ = ["accuracy", "after_idle", "agreement", "logits_of", "measure", "percentiles", "timed", "warm_up", "window"]
+
 Infer = Callable[[Any], Any]  # pixels (N, C, H, W) float32 -> logits (N, K)
 
-FULL = {"warmup_s": 2.0, "seconds": 10.0, "rounds": 1000, "most_s": 300.0}
-QUICK = {"warmup_s": 0.5, "seconds": 2.0, "rounds": 200, "most_s": 20.0}
 WINDOW = 50  # runs between two looks at whether the warm-up is flat, and between two graphs
 WINDOW_MS = 250.0  # a slow graph's window has fewer runs
-BINS = 60  # of the histogram
 FLAT = 0.02  # the last five windows' medians lie within this share of each other
-BUSY = 0.25  # cores that other processes may use before a latency is called not valid
+LOOK_S = 1.0  # between two looks at other processes and the clocks
 
 _clock_ns = getattr(time, "perf_counter_ns", None) or (lambda: int(time.perf_counter() * 1e9))  # not in Python 3.6
 
@@ -47,8 +47,53 @@ def window(infer: Infer, x: Any) -> int:
     return int(max(1, min(WINDOW, WINDOW_MS / max(1e-6, timed(infer, x, 1)[0]))))
 
 
-def measure(infers: Dict[str, Infer], x: Any, protocol: Dict[str, float], say: Callable[[str], None]) -> Dict[str, Any]:
-    """Latency of several graphs in one run, in turns, so that a change of the machine's speed hits all alike."""
+class Watch:
+    """Other processes and the clocks while something is measured: a look now and then, between two windows."""
+
+    def __init__(self, source: sensors.Sensors, every_s: float = LOOK_S) -> None:
+        self.source, self.every_s = source, every_s
+        self.others: List[float] = []  # cores, of each look
+        self.steal: List[float] = []
+        self.clocks_mhz: List[float] = []  # of the fastest core
+        self.first = self.busy = source.busy_seconds()
+        self.began = self.last = time.perf_counter()
+
+    def look(self, now: bool = False) -> None:
+        """Looks where it is time to, or at once."""
+        wall = time.perf_counter() - self.last
+        if wall < self.every_s and not now:
+            return
+        busy, clock = self.source.busy_seconds(), self.source.clocks_mhz().get("cpu_fastest")
+        if busy is not None and self.busy is not None and wall >= 0.5 * self.every_s:  # less is a matter of ticks
+            self.others.append(max(0.0, (busy["others"] - self.busy["others"]) / wall))
+            self.steal.append(max(0.0, (busy["steal"] - self.busy["steal"]) / wall))
+        if clock is not None:
+            self.clocks_mhz.append(clock)
+        self.busy, self.last = busy, time.perf_counter()
+
+    def mean(self, which: str) -> Optional[float]:
+        """Cores over the whole time, "others" or "steal"; None where the system does not tell."""
+        if self.first is None or self.busy is None:
+            return None
+        return max(0.0, (self.busy[which] - self.first[which]) / max(1e-9, self.last - self.began))
+
+    def reasons(self) -> List[str]:
+        """Why what was measured meanwhile does not count."""
+        mean = self.mean("others")
+        return condition.undisturbed(self.others or ([] if mean is None else [mean]))
+
+
+def measure(
+    infers: Dict[str, Infer],
+    x: Any,
+    protocol: Dict[str, float],
+    say: Callable[[str], None],
+    source: sensors.Sensors = sensors.HERE,
+) -> Dict[str, Any]:
+    """Latency of several graphs in one run, in turns, so that a change of the machine's speed hits all alike.
+
+    "times_ms" holds every run, in order. protocol: "warmup_s", "seconds", "rounds", "most_s", of each graph.
+    """
     flat: Dict[str, bool] = {}
     times: Dict[str, List[float]] = {}
     runs: Dict[str, int] = {}
@@ -57,26 +102,28 @@ def measure(infers: Dict[str, Infer], x: Any, protocol: Dict[str, float], say: C
         flat[name] = warm_up(infer, x, protocol)
         times[name], runs[name] = [], window(infer, x)
     say("measuring %s" % ", ".join(infers))
-    before, start = _cpu_seconds(), time.perf_counter()
+    watch = Watch(source)
     open_ = list(infers)
     while open_:
         for name in open_:
             times[name] += timed(infers[name], x, runs[name])
+            watch.look()
         open_ = [name for name in open_ if not _enough(times[name], protocol)]
-    wall = time.perf_counter() - start
-    after = _cpu_seconds()
-    foreign = None if before is None or after is None else max(0.0, (after - before) / wall)
+    watch.look(now=True)
     reasons = ["%s was not steady after the warm-up" % name for name, ok in flat.items() if not ok]
     reasons += [
         "%s is slow: %d runs instead of %d" % (name, len(t), protocol["rounds"])
         for name, t in times.items()
         if len(t) < protocol["rounds"]
     ]
-    if foreign is not None and foreign > BUSY:
-        reasons.append("other processes used %.2f cores while measuring" % foreign)
+    reasons += watch.reasons()
     return {
         "latency_ms": {name: percentiles(t) for name, t in times.items()},
-        "foreign_cores": foreign,
+        "times_ms": times,
+        "foreign_cores": watch.mean("others"),
+        "foreign_cores_most": max(watch.others, default=None),
+        "steal_cores": watch.mean("steal"),
+        "clocks_mhz": watch.clocks_mhz,
         "valid": not reasons,
         "reasons": reasons,
     }
@@ -87,25 +134,13 @@ def _enough(times_ms: List[float], protocol: Dict[str, float]) -> bool:
     return spent_s >= protocol["most_s"] or (spent_s >= protocol["seconds"] and len(times_ms) >= protocol["rounds"])
 
 
-def percentiles(times_ms: List[float]) -> Dict[str, Any]:
-    """p50 p90 p95 p99, mean, standard deviation, extremes, the number of runs and their histogram."""
-    t = np.asarray(times_ms)
-    found: Dict[str, Any] = {"p%d" % q: float(np.percentile(t, q)) for q in (50, 90, 95, 99)}
-    found.update(mean=float(t.mean()), std=float(t.std()), min=float(t.min()), max=float(t.max()), rounds=len(t))
-    found["histogram"] = histogram(times_ms)
-    return found
-
-
-def histogram(times_ms: List[float]) -> Dict[str, Any]:
-    """Runs in 60 equal bins: 61 "edges_ms", 60 "counts", and how many were "above" the last edge.
-
-    From the fastest to a little over p99, three times the median at most: late runs would leave one full bin.
-    """
-    t = np.asarray(times_ms)
-    low, high = float(t.min()), 1.02 * float(min(np.percentile(t, 99), 3 * np.median(t)))
-    counts, edges = np.histogram(t, bins=BINS, range=(low, max(high, low + 1e-6)))
-    above = len(t) - int(counts.sum())
-    return {"edges_ms": [round(float(e), 6) for e in edges], "counts": [int(c) for c in counts], "above": above}
+def after_idle(infer: Infer, x: Any, queries: int, idle_s: float) -> List[float]:
+    """Milliseconds of single queries, the machine idle for so many seconds before each: clocks and caches go down."""
+    times_ms = []
+    for _ in range(queries):
+        time.sleep(idle_s)
+        times_ms += timed(infer, x, 1)
+    return times_ms
 
 
 def logits_of(infer: Infer, pixels: Any, batch: int) -> Any:
@@ -122,65 +157,3 @@ def agreement(one: Any, other: Any) -> float:
 def accuracy(logits: Any, labels: Any) -> float:
     """Top-1 accuracy in [0, 1]."""
     return float((logits.argmax(1) == labels).mean())
-
-
-def device() -> Dict[str, Any]:
-    """What the machine says of itself. A latency without power mode and clocks is not a figure."""
-    return {
-        "name": _read("/proc/device-tree/model") or _cpu_name() or platform.machine(),
-        "machine": platform.machine(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "clock_mhz": _mhz(),
-        "temperature_c": _celsius(),
-        "power_mode": _read("/var/lib/nvpmodel/status"),
-    }
-
-
-def peak_memory_mb() -> Optional[float]:
-    """Largest resident memory of this process so far, 10**6 bytes; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-def _read(path: str) -> Optional[str]:
-    try:
-        with open(path, "r", encoding="utf-8", errors="replace") as handle:
-            return handle.read().strip("\0\n ") or None
-    except OSError:  # this system has no such file
-        return None
-
-
-def _cpu_name() -> Optional[str]:
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return None
-
-
-def _mhz() -> Optional[float]:
-    khz = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
-    return float(khz) / 1e3 if khz and khz.isdigit() else None
-
-
-def _celsius() -> Optional[float]:
-    milli = _read("/sys/class/thermal/thermal_zone0/temp")
-    return float(milli) / 1e3 if milli and milli.lstrip("-").isdigit() else None
-
-
-def _cpu_seconds() -> Optional[float]:
-    """Seconds that all processors were busy, less this process's own; None where /proc is missing."""
-    line = (_read("/proc/stat") or "").split("\n", 1)[0].split()
-    if not line or line[0] != "cpu":
-        return None
-    user, nice, system, _, _, irq, softirq, steal = (int(v) for v in line[1:9])
-    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-    own = os.times()
-    return float(busy - own.user - own.system)

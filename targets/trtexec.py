@@ -111,6 +111,7 @@ class Trtexec:
                 name: {part: harness.percentiles(found_) for part, found_ in parts.items()}
                 for name, parts in times.items()
             },
+            "times_ms": {name: parts["with_copies"] for name, parts in times.items()},
             "foreign_cores": None,  # trtexec's own work cannot be told from others'
             "valid": not reasons,
             "reasons": reasons,

@@ -44,7 +44,7 @@ def taken_apart(data: bytes) -> str:
         except TeacherError as error:
             return error.code
         except MemoryError:
-            return "E0332"
+            return "E0314"
     json.dumps(facts)
     return str(facts["format"])
 

@@ -34,7 +34,7 @@ def outcome(data: bytes) -> str:
         except TeacherError as error:
             return error.code
         except MemoryError:
-            return "E0332"
+            return "E0314"
 
 
 def starts() -> list[bytes]:

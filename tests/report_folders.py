@@ -85,6 +85,8 @@ def output_folder(
         "schema": 1, "edgekd": "0.1", "command": "edgekd compress 'a teacher.pt'", "seconds": 61.5, "sizing": size,
         "report_made": "2026-01-02T03:04:05Z", "student": "resnet:1x8",
         "deployable": not broken, "broken_limits": broken,
+        "evaluation": None,
+        "deployed": {"precision": "fp32", "basis": "measured", "latency_ms": {}, "broken": broken, "slower": []},
     })  # fmt: skip
     lines = [
         {"time_s": 2.0 * n, "phase": "student", "step": n, "loss": 3.0 / n, "agreement": n / 12} for n in range(1, 11)

@@ -54,12 +54,12 @@ def test_of_many_classes_the_worst_are_kept() -> None:
 @pytest.mark.parametrize("late", [0, 2])
 def test_histogram_counts_every_run(late: int) -> None:
     times = [1.0 + 0.001 * n for n in range(200)] + [100.0] * late
-    found = loaded("harness").percentiles(times)["histogram"]
+    found = loaded("quantiles").percentiles(times)["histogram"]
     assert len(found["edges_ms"]) == 61 and len(found["counts"]) == 60
     assert sum(found["counts"]) + found["above"] == 200 + late
     assert found["edges_ms"][0] == 1.0 and found["above"] >= late and found["edges_ms"][-1] < 4
 
 
 def test_histogram_of_one_value() -> None:
-    found = loaded("harness").histogram([2.0, 2.0])
+    found = loaded("quantiles").histogram([2.0, 2.0])
     assert sum(found["counts"]) + found["above"] == 2

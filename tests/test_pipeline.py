@@ -23,7 +23,7 @@ from edgekd.evaluation import EvalData
 from edgekd.export import onnx_logits
 from edgekd.files import sha256
 from edgekd.methods import configure
-from edgekd.pipeline import Result, broken_limits
+from edgekd.pipeline import Result
 from edgekd.types import Teacher
 
 QUICK: dict[str, Any] = {
@@ -213,16 +213,6 @@ def test_runner_stands_alone_and_refuses_wrong_data(finished: Result, tmp_path: 
 def test_runner_that_dies_is_a_measurement_error(finished: Result, tmp_path: Path) -> None:
     with pytest.raises(MeasurementError):
         pipeline.bench(finished.bundle.folder, quick=True, reference=finished.folder / "settings.json")
-
-
-def test_broken_limits_by_hand(finished: Result) -> None:
-    profile, report = load_profile("cpu"), json.loads(json.dumps(finished.report))
-    assert broken_limits(report, profile, finished.sizing) == []
-    for graph in report["graphs"].values():
-        graph["latency_ms"]["p90"] = 11.0
-        graph["mb"] = 30.0
-    latency, size = broken_limits(report, profile, finished.sizing)
-    assert "11 ms over 10 ms" in latency and "30 MB over 25 MB" in size
 
 
 def test_samples_are_fewer_where_images_are_large() -> None:

@@ -16,15 +16,17 @@ import pytest
 from report_folders import output_folder, plan, report, sizing
 
 from edgekd.bundle import read_bundle
+from edgekd.deployed import choose
 from edgekd.errors import InputError, IntegrityError
 from edgekd.files import plain, write_json
-from edgekd.pipeline import Result, broken_limits
+from edgekd.pipeline import Result
 from edgekd.profile import load_profile
+from edgekd.provenance import command
 from edgekd.report.cells import TEXT, at, pointer
 from edgekd.report.compare import write_comparison
 from edgekd.report.page import write_page
 from edgekd.report.reading import read_log, read_subject
-from edgekd.report.result import command, write_result
+from edgekd.report.result import write_result
 from edgekd.report.runs import runs
 from edgekd.report.verdict import verdict
 from edgekd.types import Recipe
@@ -172,7 +174,7 @@ def test_new_measurement_is_judged_by_the_rule_of_compress(tmp_path: Path) -> No
     slow = report(3, scale=1000.0) | {"made": "2026-02-02T00:00:00Z"}
     write_json(folder / "bundle" / "report.json", slow)
     found = verdict(read_subject(folder).documents)
-    assert found.broken == tuple(broken_limits(slow, load_profile("cpu"), sizing(("cat", "dog", "owl"))))
+    assert found.broken == choose(slow, load_profile("cpu"), sizing(("cat", "dog", "owl"))).broken
     assert found.deployable is (not found.broken) and found.broken
 
 
@@ -323,7 +325,10 @@ def test_plan_and_result_are_those_that_compress_writes(tmp_path: Path) -> None:
     folder = output_folder(tmp_path / "out")
     made_up = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     bundle, size = read_bundle(folder / "bundle"), sizing(("cat", "dog", "owl"))
-    result = Result(folder, bundle, report(3), size, load_profile("cpu"), Recipe("rdskd", "fast", {}, 0), [], 1.0)
+    graph = choose(report(3), load_profile("cpu"), size)
+    result = Result(
+        folder, bundle, report(3), size, load_profile("cpu"), Recipe("rdskd", "fast", {}, 0), graph, [], 1.0
+    )
     assert write_result(result) == folder / "report.html"
     real = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     assert real.keys() == made_up.keys() and real["sizing"].keys() == plain(made_up["sizing"]).keys()

@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 from report_folders import output_folder, report
+from test_fleet_page import full, outcome
 
+from edgekd.errors import MeasurementError
 from edgekd.files import write_json
 from edgekd.report.compare import write_comparison
+from edgekd.report.fleet import write_fleet
 from edgekd.report.page import write_page
 from edgekd.report.reading import read_subject
 
@@ -48,12 +51,16 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ]
     (folders[0] / "boards" / "pi@camera").mkdir(parents=True)
     write_json(folders[0] / "boards" / "pi@camera" / "report.json", report(4, scale=4.0, valid=False))
+    write_json(folders[0] / "bundle" / "report.json", full())
     subjects = [read_subject(folder) for folder in folders]
     compared = write_comparison(subjects, root / "compared.html")
-    return {"one": write_page(subjects[0]), "compared": compared}
+    gone = MeasurementError(f"{LONG} does not answer", code="E0510", why="no route to host", fix="is it on?")
+    boards = [outcome("pi", full()), outcome(f"orin.{LONG.replace('_', '-')}", full(2.0)), outcome("nano", None, gone)]
+    fleet = write_fleet(boards, folders[1] / "bundle")
+    return {"one": write_page(subjects[0]), "compared": compared, "fleet": fleet}
 
 
-@pytest.mark.parametrize("name", ["one", "compared"])
+@pytest.mark.parametrize("name", ["one", "compared", "fleet"])
 def test_page_in_a_browser(browser: Any, pages: dict[str, Path], name: str) -> None:
     for width, scheme in VIEWS:
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)

@@ -24,12 +24,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
+from edgekd import bundle as packing
 from edgekd.__main__ import app
 from edgekd.bundle import SCHEMA, write_bundle
 from edgekd.device import Board, board_of, copying, link, remote, run_fleet, run_on, scripts
 from edgekd.device.copying import deliver, freight
 from edgekd.device.link import Link
 from edgekd.errors import EdgekdError, IntegrityError, Interrupted, MeasurementError, UsageError
+from edgekd.files import data_dir, sha256
 from edgekd.types import Bundle, Images, Manifest
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -128,6 +130,12 @@ def server(running: Server) -> Server:
 
 
 @pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundle's runner takes its time, several looks long, though conftest.hasty shortens it elsewhere."""
+    monkeypatch.setattr(packing, "data_dir", data_dir)
+
+
+@pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     """A bundle that is whole, of a network with one layer."""
     rng = np.random.default_rng(0)
@@ -177,6 +185,7 @@ def measure(server: Server, bundle: Bundle, there: Path) -> Callable[..., tuple[
     return run
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_bench_in_a_folder_that_a_shell_would_obey(
     server: Server, bundle: Bundle, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,7 +208,8 @@ def test_bench_in_a_folder_that_a_shell_would_obey(
     assert found["report"]["graphs"]["fp32"]["agreement"] == 1
     home = bundle.folder.parent / "boards" / f"root@board1_{server.port}" / "report.json"
     assert json.loads(home.read_text(encoding="utf-8")) == found["report"] and Path(found["path"]) == home.resolve()
-    assert list(home.parent.iterdir()) == [home]
+    raw = home.with_name("raw_latency.npz")
+    assert sha256(raw) == found["report"]["raw"]["sha256"] and set(home.parent.iterdir()) == {home, raw}
     (kept,) = nasty.iterdir()
     assert kept.stat().st_mode & 0o777 == 0o700 and (kept / "bundle" / "manifest.json").is_file()
     assert not list(tmp_path.rglob("hacked")) and not Path("~/hacked").expanduser().exists()
@@ -215,6 +225,12 @@ def test_exit_codes_of_the_command_line(server: Server, bundle: Bundle, there: P
     done = CliRunner().invoke(app, [*command, "--on", f"ssh://moved{there}"], env=environment)
     assert done.exit_code == 5
     assert [board["error"]["code"] for board in json.loads(done.stdout)["boards"]] == ["E0511", "E0513"]
+    page = bundle.folder.parent / "boards" / "fleet.html"
+    assert "0 of 2 boards have a valid measurement, 2 failed" in page.read_text(encoding="utf-8")
+    lines = [word for word in [*command, "--on", f"ssh://moved{there}", "--json-lines"] if word != "--json"]
+    done = CliRunner().invoke(app, lines, env=environment)
+    told = [json.loads(line) for line in done.stdout.splitlines()]  # a line per board, as they end
+    assert done.exit_code == 5 and {board["error"]["code"] for board in told} == {"E0511", "E0513"}
     done = CliRunner().invoke(app, [*command, "--on", "ssh://-oProxyCommand=id"], env=environment)
     assert done.exit_code == 2 and json.loads(done.stdout)["error"]["code"] == "E0240"
     done = CliRunner().invoke(app, [*command[:3], "--keep"], env=environment)
@@ -388,6 +404,7 @@ def test_runner_starts_once_and_is_cleared(server: Server, there: Path, tmp_path
     assert not at_work(there)
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_runner_that_is_killed(measure: Any, there: Path) -> None:
     def say(line: str) -> None:
         if line.startswith("warming up"):

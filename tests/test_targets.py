@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from trt_api import runner
 
 
 @pytest.fixture(scope="module")
 def harness() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("harness", Path(__file__).parent.parent / "targets" / "harness.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return runner("harness")
 
 
 def test_percentiles_by_hand(harness: ModuleType) -> None:
@@ -56,14 +51,6 @@ def test_slow_graph_stops_in_time_and_is_not_valid(harness: ModuleType) -> None:
     assert not found["valid"] and any("slow" in reason for reason in found["reasons"])
 
 
-def test_busy_machine_is_said(harness: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter([0.0, 1e6])
-    monkeypatch.setattr(harness, "_cpu_seconds", lambda: next(seconds))
-    protocol = {"warmup_s": 0.01, "seconds": 0.0, "rounds": 50, "most_s": 1.0}
-    found = harness.measure({"a": lambda x: None}, None, protocol, lambda line: None)
-    assert not found["valid"] and any("other processes" in reason for reason in found["reasons"])
-
-
 def test_agreement_and_accuracy_by_hand(harness: ModuleType) -> None:
     one, other = np.array([[1, 0], [0, 1], [3, 2]]), np.array([[5, 0], [2, 1], [1, 0]])
     assert harness.agreement(one, other) == pytest.approx(2 / 3)
@@ -74,9 +61,3 @@ def test_logits_in_parts_are_those_of_the_whole(harness: ModuleType) -> None:
     pixels = np.arange(7 * 4, dtype=np.uint8).reshape(7, 1, 2, 2)
     found = harness.logits_of(lambda x: x.reshape(len(x), -1)[:, :2], pixels, 3)
     assert np.array_equal(found, pixels.reshape(7, 4)[:, :2].astype(np.float32))
-
-
-def test_device_facts(harness: ModuleType) -> None:
-    facts = harness.device()
-    assert facts["cores"] >= 1 and facts["python"] and facts["name"]
-    assert harness.peak_memory_mb() > 1

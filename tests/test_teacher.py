@@ -149,7 +149,7 @@ def write_script(path: Path) -> None:
         (lambda path: path.write_bytes(b"PK\x03\x04"), "E0311", "damaged"),
         (lambda path: path.write_bytes(b"\x80\x02"), "E0311", "damaged"),
         (write_truncated, "E0311", "damaged"),
-        (write_truncated_legacy, "E0335", "cut short"),
+        (write_truncated_legacy, "E0311", "cut short"),
         (write_module, "E0312", "Custom"),
         (write_legacy_module, "E0312", "Custom"),
         (write_exploit, "E0312", "mkdir"),

@@ -57,7 +57,7 @@ def freight(bundle: Bundle, more: Mapping[str, Path]) -> dict[str, Freight]:
         if not PLAIN.fullmatch(name):
             raise InputError(
                 f"the bundle holds a file with the name {name!r}",
-                code="E0351",
+                code="E0355",
                 why="only letters, digits, dots, dashes and underscores are sent to a board",
                 fix="make the bundle again with edgekd compress",
             )

@@ -15,8 +15,10 @@ from typing import Any
 
 from edgekd.device.board import Board
 from edgekd.device.local import run_bundle
+from edgekd.device.refusals import legible
 from edgekd.device.remote import reports, run_on
 from edgekd.errors import EdgekdError, EnvironmentLacking, Interrupted, UsageError
+from edgekd.files import plain
 from edgekd.types import Bundle
 
 
@@ -36,6 +38,21 @@ class Outcome:
         """Whether the board has a latency that counts."""
         return self.report is not None and bool(self.report["valid"])
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the runner says against its figures though they count; safe for a terminal."""
+        told = None if self.report is None else self.report.get("warnings")
+        return [legible(str(one)) for one in told] if isinstance(told, list) else []
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As JSON has it: "board", "received", "ok", "valid", and "path" with "report", or "error"."""
+        error, facts = self.error, {"board": self.board.name, "received": self.received}
+        if error is None:
+            return facts | {"ok": True, "valid": self.valid, "path": str(self.path), "report": plain(self.report)}
+        told = {"code": error.code, "what": error.what, "why": error.why, "fix": error.fix, "exit": error.exit_code}
+        return facts | {"ok": False, "valid": False, "error": told}
+
 
 def run_fleet(
     bundle: Bundle,
@@ -46,15 +63,18 @@ def run_fleet(
     threads: int | None = None,
     reference: Path | None = None,
     eval_data: Path | None = None,
+    soak: float | None = None,
     keep: bool = False,
     python: str = "python3",
     ssh_config: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
+    done: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Measures the bundle on every board, at most `jobs` at a time; outcomes in the order of `boards`. See run_on.
 
-    say gets lines that begin with the board's name. Raises UsageError for a board named twice, and Interrupted on
-    SIGINT or SIGTERM, after the boards were cleared.
+    done: gets each outcome as soon as there is one, one after the other. say gets lines that begin with the board's
+    name. Raises UsageError for a board named twice, and Interrupted on SIGINT or SIGTERM, after the boards were
+    cleared.
     """
     names = [board.file_name for board in boards]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -63,13 +83,15 @@ def run_fleet(
             f"{twice[0]} is named twice", code="E0244", why="two measurements on one board would disturb each other"
         )
 
+    one_at_a_time = threading.Lock()
+
     def one(board: Board) -> Outcome:
         start, path = time.monotonic(), reports(bundle, board) / "report.json"
         report, error = None, None
         try:
             report = run_on(
                 bundle, board, out=path, quick=quick, threads=threads, reference=reference, eval_data=eval_data,
-                keep=keep, python=python, ssh_config=ssh_config, stop=stop,
+                soak=soak, keep=keep, python=python, ssh_config=ssh_config, stop=stop,
                 say=lambda line: say(f"{board.name}  {line}"),
             )  # fmt: skip
         except Interrupted:
@@ -79,7 +101,11 @@ def run_fleet(
         except OSError as caught:
             error = EnvironmentLacking(f"this machine refused: {caught.strerror}", code="E0408", why=str(caught))
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        return Outcome(board, report, path, error, time.monotonic() - start, now)
+        outcome = Outcome(board, report, path, error, time.monotonic() - start, now)
+        if done:
+            with one_at_a_time:
+                done(outcome)
+        return outcome
 
     with _stopping() as stop, ThreadPoolExecutor(max(1, jobs)) as pool:
         futures = [pool.submit(one, board) for board in boards]

@@ -24,13 +24,15 @@ def run_bundle(
     threads: int | None = None,
     reference: Path | None = None,
     eval_data: Path | None = None,
+    soak: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Runs `python -m runner` in the bundle's folder on this machine and gives its report.
 
     out: where report.json goes (default: into the bundle); threads: None takes the profile's, 0 all; reference: the
-    teacher's graph, measured in turns with the student's; eval_data: an npz of write_eval_data; say: gets the runner's
-    progress lines. Raises MeasurementError, or what the runner's exit code stands for.
+    teacher's graph, measured in turns with the student's; eval_data: an npz of write_eval_data; soak: minutes of
+    a long run afterwards; say: gets the runner's progress lines. Raises MeasurementError, or what the runner's exit
+    code stands for.
     """
     out = out or bundle.folder / "report.json"
     command = [sys.executable, "-m", "runner", "--out", str(out.resolve())]
@@ -38,6 +40,7 @@ def run_bundle(
     command += ["--threads", str(threads)] if threads is not None else []
     command += ["--reference", str(reference.resolve())] if reference else []
     command += ["--eval-data", str(eval_data.resolve())] if eval_data else []
+    command += ["--soak", f"{soak:g}"] if soak else []
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONDONTWRITEBYTECODE": "1"}
     lines: list[str] = []
     with subprocess.Popen(

@@ -26,7 +26,12 @@ from edgekd.files import write_json, written
 from edgekd.types import Bundle
 
 POLL_S, SLOWEST_POLL_S = 2.0, 10.0  # a look costs the board a process; the longer nothing happens, the rarer
+REPORT, RUNS = "report.json", "raw_latency.npz"
 LOSSES = 20  # times that one step may lose the link before we give up
+SENT = {
+    "reference.onnx": ("--reference", "../reference.onnx"),
+    "evaluation.npz": ("--eval-data", "../evaluation.npz"),
+}  # fmt: skip
 T = TypeVar("T")
 
 
@@ -43,6 +48,7 @@ def run_on(
     threads: int | None = None,
     reference: Path | None = None,
     eval_data: Path | None = None,
+    soak: float | None = None,
     keep: bool = False,
     python: str = "python3",
     ssh_config: Path | None = None,
@@ -51,8 +57,8 @@ def run_on(
 ) -> dict[str, Any]:
     """Measures the bundle on a board that ssh reaches and gives its report, as run_bundle does on this machine.
 
-    out: where report.json goes (default: boards/<board> beside the bundle); quick, threads, reference, eval_data, say:
-    see run_bundle; keep: the board's folder stays; python: the interpreter over there; ssh_config: instead of the
+    out: where report.json goes (default: boards/<board> beside the bundle); quick, threads, reference, eval_data, soak,
+    say: see run_bundle; keep: the board's folder stays; python: the interpreter over there; ssh_config: instead of the
     user's; stop: set by another thread, it ends the run and clears the board.
     Raises MeasurementError when the board is out of reach (Unfinished: the same call goes on) or its runner failed,
     EnvironmentLacking for what the board lacks, IntegrityError for a file or report that did not travel unchanged.
@@ -63,10 +69,7 @@ def run_on(
     out.parent.mkdir(parents=True, exist_ok=True)
     more = {"reference.onnx": reference, "evaluation.npz": eval_data}
     wanted = freight(bundle, {name: path for name, path in more.items() if path is not None})
-    options = ["--quick"] if quick else []
-    options += ["--threads", str(threads)] if threads is not None else []
-    options += ["--reference", "../reference.onnx"] if reference else []
-    options += ["--eval-data", "../evaluation.npz"] if eval_data else []
+    options = _options(quick, threads, soak) + [w for name, option in SENT.items() if more[name] for w in option]
     asked = {
         "board": board.name,
         "python": python,
@@ -85,16 +88,26 @@ def run_on(
             visit.step(lambda: visit.start(folder, options))
             visit.follow(folder)
             content = visit.step(lambda: visit.fetch(folder))
+            report: dict[str, Any] = json.loads(content)
+            runs = visit.step(lambda: visit.fetch(folder, RUNS)) if report.get("raw") else b""
         except Unfinished:
             raise
         except BaseException:
             visit.leave(folder, keep=keep)
             raise
-        with written(out) as temporary:
-            temporary.write_bytes(content)
+        for path, arrived in ((out.with_name(RUNS), runs), (out, content)):
+            if arrived:
+                with written(path) as temporary:
+                    temporary.write_bytes(arrived)
         visit.leave(folder, keep=keep)
-    report: dict[str, Any] = json.loads(content)
     return report
+
+
+def _options(quick: bool, threads: int | None, soak: float | None) -> list[str]:
+    """The runner's, but for those that name a file."""
+    options = ["--quick"] if quick else []
+    options += ["--threads", str(threads)] if threads is not None else []
+    return options + (["--soak", f"{soak:g}"] if soak else [])
 
 
 def reports(bundle: Bundle, board: Board) -> Path:
@@ -211,15 +224,15 @@ class Visit:
             self.step(lambda: explain_full(self.link, folder))
             raise _failed(self.board, state.decode(errors="replace"), lines, self.python)
 
-    def fetch(self, folder: str) -> bytes:
-        """The report, as it lies there by its sha256. Raises Lost, IntegrityError, MeasurementError."""
+    def fetch(self, folder: str, name: str = REPORT) -> bytes:
+        """A file of the board's, as it lies there by its sha256. Raises Lost, IntegrityError, MeasurementError."""
         for _ in range(2):
-            found = self.link.sh(scripts.fetch(folder, self.python))
+            found = self.link.sh(scripts.fetch(folder, self.python, name))
             told, _, content = found.out.partition(b"\n")
             if found.code == 0 and hashlib.sha256(content).hexdigest().encode() == told.strip():
-                return _checked(self.board, content)
+                return _checked(self.board, content) if name == REPORT else content
         raise IntegrityError(
-            f"{self.board.name}: its report.json did not arrive unchanged",
+            f"{self.board.name}: its {name} did not arrive unchanged",
             code="E0526",
             why=last_line(found.err) or "its sha256 there differs from the one here",
             fix="run the same command again",

@@ -17,7 +17,7 @@ VERSION = (
     "    lacking = [n for n in sys.argv[1:] if find_spec(n) is None]\n"
     "print(' '.join([str(v[0]), str(v[1])] + lacking))"
 )
-HASH = "import hashlib; print(hashlib.sha256(open('report.json', 'rb').read()).hexdigest())"
+HASH = "import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], 'rb').read()).hexdigest())"
 BOOT = "$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)"  # a process number means nothing after a restart
 ALIVE = f'read -r pid boot 2>/dev/null <pid && [ "$boot" = "{BOOT}" ] && kill -0 "$pid" 2>/dev/null'
 
@@ -76,9 +76,10 @@ def look(folder: str, offset: int) -> str:
     )
 
 
-def fetch(folder: str, python: str) -> str:
-    """Answers the report's sha256, then the report."""
-    return f"cd {shlex.quote(folder)} && {shlex.quote(python)} -c {shlex.quote(HASH)} </dev/null && cat report.json"
+def fetch(folder: str, python: str, name: str = "report.json") -> str:
+    """Answers the sha256 of a file in the folder, then the file."""
+    hashed = f"{shlex.quote(python)} -c {shlex.quote(HASH)} {shlex.quote(name)} </dev/null"
+    return f"cd {shlex.quote(folder)} && {hashed} && cat {shlex.quote(name)}"
 
 
 def end(folder: str) -> str:

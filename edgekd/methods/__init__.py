@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from edgekd.checkpoint import NAME, step_back
+from edgekd.divergence import TRIES, stable
 from edgekd.errors import UsageError
 from edgekd.files import from_dict, nearest
 from edgekd.memory import within_memory
@@ -36,19 +38,40 @@ def distill(
 ) -> Sampler:
     """Trains `student` in place by a method of METHODS, see its distill, and in parts of a batch where memory runs out.
 
-    It then goes on from its last checkpoint in run.folder, or begins anew. See edgekd/memory.py for what is the same.
+    It then goes on from its last checkpoint in run.folder, or begins anew; see edgekd/memory.py for what is the same.
+    So it does, with lower learning rates, where its numbers stop being finite: edgekd/divergence.py.
     """
     first = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
+    last = ["the start"]
 
-    def again(images: int) -> None:
+    def log(phase: str, step: int, steps: int, **figures: float) -> None:
+        last[0] = f"{phase} step {step} of {steps}"
+        run.log(phase, step, steps, **figures)
+
+    def as_new() -> None:
         student.load_state_dict(first)
         for parameter in student.parameters():
             parameter.grad = None
         student.requires_grad_(True)  # a method may have been about to make images
+
+    def smaller(images: int) -> None:
+        as_new()
         run.log("memory", images, images)
         say(f"out of memory: going on from the last checkpoint with {images} images at a time; slower, the same result")
 
-    return within_memory(lambda: METHODS[method].distill(teacher, student, config, run), again)
+    def slower(attempt: int, pace: float) -> None:
+        as_new()
+        if attempt > 1:  # the newest checkpoint led there twice
+            step_back(run.folder / NAME)
+        run.log("rate", attempt, TRIES, pace=pace)
+        say(f"numbers are no longer finite: going on from the last good checkpoint, learning rates times {pace:.2g}")
+
+    there = dataclasses.replace(run, log=log)
+    return stable(
+        lambda: within_memory(lambda: METHODS[method].distill(teacher, student, config, there), smaller),
+        where=lambda: last[0],
+        again=slower,
+    )
 
 
 def scaled(config: Any, share: float) -> dict[str, int]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from edgekd import losses
 from edgekd.checkpoint import Checkpoint
+from edgekd.collapse import renewed
 from edgekd.compute import descend, logits_of
 from edgekd.errors import UsageError
 from edgekd.generator import images_from, new_generator, sampler_of
@@ -87,9 +88,13 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     assert config.batch and config.latent and config.joint_steps and config.generator_lr and config.student_lr
     assert config.one_hot is not None and config.activation is not None
     rng = torch.Generator(run.device).manual_seed(run.seed)
-    generator = new_generator(
-        teacher.images, latent=config.latent, width=config.generator_width, seed=run.seed, device=run.device
-    )
+    latent, width = config.latent, config.generator_width
+
+    def fresh(further: int = 0) -> nn.Module:
+        seed = run.seed + 1_000_000 * further
+        return new_generator(teacher.images, latent=latent, width=width, seed=seed, device=run.device)
+
+    generator = fresh()
     optim_g = torch.optim.Adam(generator.parameters(), lr=config.generator_lr)
     optim_s: torch.optim.Optimizer = torch.optim.Adam(student.parameters(), lr=config.student_lr)
     if config.student_sgd:
@@ -122,6 +127,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             agreement = (guess.argmax(dim=1) == target.argmax(dim=1)).float().mean()
             run.log("joint", step + 1, config.joint_steps, loss=loss_s.item(), agreement=agreement.item(),
                     generator=loss_g.item(), one_hot=oh.item(), entropy=ie.item())  # fmt: skip
+        renewed(at, step, target, generator, optim_g, fresh, run)
         at |= {"joint": step + 1}
         checkpoint.keep(at)
     student.eval()

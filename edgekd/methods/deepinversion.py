@@ -122,10 +122,11 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             for step, loss_x in enumerate(inverting(x, teacher, student, config, drawn)):
                 if step % 20 == 0 or step == config.iterations - 1:
                     run.log("images", index * config.iterations + step + 1, total, loss=loss_x.item())
-                checkpoint.keep(at)
+                checkpoint.keep(at, unfinished=True)
             with torch.no_grad():
                 bank.add(x, logits_of(teacher.model, x))
             at |= {"images": index + 1}
+            checkpoint.keep(at)
 
         student.train().requires_grad_(True)
         until = config.student_steps * (index + 1) // config.synthesis_steps

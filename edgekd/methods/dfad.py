@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edgekd import losses
 from edgekd.checkpoint import Checkpoint
+from edgekd.collapse import renewed
 from edgekd.compute import descend, logits_of
 from edgekd.generator import images_from, new_generator, sampler_of
 from edgekd.types import Run, Sampler, Teacher
@@ -68,9 +69,12 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     assert config.student_weight_decay is not None and config.decay_at is not None
     batch, latent = config.batch, config.latent
     rng = torch.Generator(run.device).manual_seed(run.seed)
-    generator = new_generator(
-        teacher.images, latent=latent, width=config.generator_width, seed=run.seed, device=run.device
-    )
+
+    def fresh(further: int = 0) -> nn.Module:
+        seed, width = run.seed + 1_000_000 * further, config.generator_width
+        return new_generator(teacher.images, latent=latent, width=width, seed=seed, device=run.device)
+
+    generator = fresh()
     optim_g = torch.optim.Adam(generator.parameters(), lr=config.generator_lr)
     optim_s = torch.optim.SGD(
         student.parameters(), lr=config.student_lr, momentum=0.9, weight_decay=config.student_weight_decay
@@ -104,6 +108,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             agreement = (guess.argmax(dim=1) == target.argmax(dim=1)).float().mean()
             run.log("joint", step + 1, config.generator_steps, loss=loss_s.item(), agreement=agreement.item(),
                     generator=loss_g.item())  # fmt: skip
+        renewed(at, step, target, generator, optim_g, fresh, run)
         at |= {"joint": step + 1}
         checkpoint.keep(at)
     student.eval()

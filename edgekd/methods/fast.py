@@ -19,6 +19,7 @@ from edgekd import losses
 from edgekd.bank import Bank
 from edgekd.checkpoint import Checkpoint
 from edgekd.compute import descend, log_student, logits_of
+from edgekd.divergence import paced
 from edgekd.generator import images_from, new_generator
 from edgekd.observe import Observed, look
 from edgekd.types import Images, Run, Sampler, Teacher
@@ -170,7 +171,8 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             x, loss_x = synthesised(meta, history, teacher, student, config, rng,
                                     adversarial=config.adversarial * (index >= config.warmup_steps),
                                     momentum=config.batch_norm_momentum * (index > 0))  # fmt: skip
-            optim_g.step()
+            with paced(optim_g):
+                optim_g.step()
             student.train().requires_grad_(True)
             with torch.no_grad():
                 bank.add(x, logits_of(teacher.model, x))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgekd import losses
 from edgekd.checkpoint import Checkpoint
+from edgekd.collapse import renewed
 from edgekd.compute import descend, log_student, logits_of
 from edgekd.generator import images_from, new_generator
 from edgekd.observe import Observed
@@ -59,9 +60,12 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     """
     rng = torch.Generator(run.device).manual_seed(run.seed)
     latent = derived(config, teacher).latent or 0
-    generator = new_generator(
-        teacher.images, latent=latent, width=config.generator_width, seed=run.seed, device=run.device
-    )
+
+    def fresh(further: int = 0) -> nn.Module:
+        seed, width = run.seed + 1_000_000 * further, config.generator_width
+        return new_generator(teacher.images, latent=latent, width=width, seed=seed, device=run.device)
+
+    generator = fresh()
     optim_g = torch.optim.Adam(generator.parameters(), lr=config.generator_lr)
     optim_s = torch.optim.Adam(student.parameters(), lr=config.student_lr)
     checkpoint = Checkpoint(
@@ -98,6 +102,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         if step % 20 == 0 or step == config.generator_steps - 1:
             run.log("generator", step + 1, config.generator_steps, loss=loss_g.item(), one_hot=oh.item(),
                     entropy=ie.item(), diversity=ds.item())  # fmt: skip
+        renewed(at, step, logits, generator, optim_g, fresh, run)
         at |= {"generator": step + 1, "reference_oh": reference_oh.item(), "reference_ie": reference_ie.item()}
         checkpoint.keep(at)
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekd import losses, ranks
+from edgekd import collapse, losses, ranks
 from edgekd.augment import mixed_up, warped
 from edgekd.bank import Bank, normalised
 from edgekd.checkpoint import Checkpoint
@@ -25,7 +25,8 @@ from edgekd.generator import Pixels, images_from, new_generator
 from edgekd.grid import write_grid
 from edgekd.observe import Observed, look, share_maps
 from edgekd.prior import Source, open_prior
-from edgekd.types import Images, Run, Sampler, Teacher
+from edgekd.room import LARGEST_MB, capacities, numbers, spare
+from edgekd.types import Run, Sampler, Teacher
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ BUDGETS: Mapping[str, Config] = {
     "best": Config(student_steps=64_000),
 }
 SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
-LARGEST, LARGEST_MB = 100_000, 2_000  # of each bank: images, and 10**6 bytes
 HELD_OUT, FLAT = 512, 0.002  # images on which agreement is watched; a smaller gain is none
+SETTLED = 50  # steps of a generator before it is judged
 CHUNK, CHUNK_NUMBERS = 1_000, 4_000_000  # of the prior drawn at once: images, and numbers that they have
 
 
@@ -110,20 +111,6 @@ def derived(config: Config, teacher: Teacher) -> Config:
     )
 
 
-def capacities(config: Config, images: Images) -> tuple[int, int]:
-    """How many images the banks of the prior and of the made ones have room for. config: a derived one."""
-    rounds = config.rounds or 1
-    kept = 1 if config.prior != "none" else -(-((config.image_steps or 0) // rounds) // 2)  # batches of a round
-    most = min(LARGEST, LARGEST_MB * 10**6 // numbers(images))
-    drawn = 0 if config.prior == "none" else config.prior_images or 0
-    return max(1, drawn), max(1, min(most, rounds * kept * config.image_batch))
-
-
-def numbers(images: Images) -> int:
-    """How many numbers, and as pixels bytes, one image has."""
-    return images.channels * images.height * images.width
-
-
 def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> Sampler:
     """Trains `student` in place on images that no customer made; gives a sampler of further such images.
 
@@ -138,7 +125,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     student_steps = config.student_steps // rounds
     room = capacities(config, facts)
     given = Bank(run.folder / "prior.u8", facts, capacity=room[0], classes=classes)
-    made = Bank(run.folder / "made.u8", facts, capacity=room[1], classes=classes)
+    made = Bank(run.folder / "made.u8", facts, capacity=room[1], classes=classes, spare=spare(config, facts))
     maker = _maker(source, config, teacher, run, round_=0)
     optim_m = torch.optim.Adam(maker.parameters(), config.image_lr if source else config.generator_lr, (0.5, 0.999))
     optim_s = student_optimizer(student, config.optimizer, config.student_lr, colour=facts.channels > 1)
@@ -147,7 +134,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         run.folder / "distillation.ckpt",
         rng=rng, pens=pens, given=given, made=made, maker=maker, optim_m=optim_m, student=student, optim_s=optim_s,
     )  # fmt: skip
-    begin: dict[str, Any] = {"round": 0, "image": 0, "student": 0, "references": {}, "agreements": []}
+    begin: dict[str, Any] = {"round": 0, "image": 0, "student": 0, "references": {}, "agreements": [], "renewals": 0}
     at = checkpoint.restore(begin | {"rounds": rounds})
 
     def sample(n: int) -> Tensor:
@@ -169,7 +156,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     while (round_ := at["round"]) < at["rounds"]:
         for step in range(at["image"], image_steps):
             if step == 0:  # a fresh generator, or fresh images to refine
-                maker.load_state_dict(_maker(source, config, teacher, run, round_).state_dict())
+                maker.load_state_dict(_maker(source, config, teacher, run, round_, at["renewals"]).state_dict())
                 if isinstance(maker, Pixels):
                     maker.images.data.copy_(given.sample(config.image_batch, rng, balanced=True)[0])
                 optim_m.state.clear()
@@ -189,6 +176,10 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 for name, term in terms.items()
             ]).sum()  # fmt: skip
             descend(loss_m, optim_m)
+            if not source and _collapsed(step, image_steps, logits, at["renewals"]):  # before its images are kept
+                at |= {"image": 0, "renewals": at["renewals"] + 1}
+                run.log("collapse", at["renewals"], collapse.RENEWALS, spread=collapse.spread(logits))
+                break
             if step == image_steps - 1 or (step >= image_steps // 2 and not source):
                 made.add(x.detach(), logits)
             if step % 20 == 0 or step == image_steps - 1:
@@ -196,6 +187,8 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 run.log("images", round_ * image_steps + step + 1, rounds * image_steps, **figures)
             at["image"] = step + 1
             checkpoint.keep(at)
+        if at["image"] < image_steps:
+            continue
         if len(at["agreements"]) == round_:  # on images of a generator, or strokes, that the student has not seen
             at["agreements"].append(_agreement(teacher.model, student, sample(HELD_OUT)))
             at["rounds"] = _rounds(config.patience, at["agreements"], rounds, at["rounds"])
@@ -219,22 +212,32 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             log_student(run, round_ * student_steps + step, of, loss=loss, guess=guess, target=target)
             at["student"] = step + 1
             checkpoint.keep(at)
-        at |= {"round": round_ + 1, "image": 0, "student": 0}
+        at |= {"round": round_ + 1, "image": 0, "student": 0, "renewals": 0}
     student.eval()
     maker.eval()
     return sample
 
 
-def _maker(source: Source | None, config: Config, teacher: Teacher, run: Run, round_: int) -> nn.Module:
+def _maker(
+    source: Source | None, config: Config, teacher: Teacher, run: Run, round_: int, renewals: int = 0
+) -> nn.Module:
     """What makes the images of a round: its own generator, or the pixels themselves where there is a prior."""
     facts = teacher.images
     if source:
         blank = torch.zeros(config.image_batch, facts.channels, facts.height, facts.width, device=run.device)
         return Pixels(blank)
-    seed = 1_000 * run.seed + round_  # one generator per round: what one of them cannot show, another may
+    seed = (
+        1_000 * run.seed + round_ + 200 * renewals
+    )  # one generator per round: what one of them cannot show, another may
     return new_generator(
         facts, latent=config.latent, width=config.generator_width, seed=seed, device=run.device
     ).train()
+
+
+def _collapsed(step: int, steps: int, logits: Tensor, renewals: int) -> bool:
+    """Whether a round's generator, half-way, shows hardly more than one class and is to be begun anew."""
+    half_way = step + 1 == steps // 2 >= SETTLED
+    return half_way and renewals < collapse.RENEWALS and collapse.spread(logits) < collapse.FLOOR
 
 
 def _terms(config: Config, x: Tensor, logits: Tensor, observed: Observed, *, refined: bool) -> dict[str, Tensor]:

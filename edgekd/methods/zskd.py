@@ -151,11 +151,12 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         for step, loss_x in enumerate(impressing(x, target, teacher, config)):
             if step % 20 == 0 or step == config.iterations - 1:
                 run.log("images", index * config.iterations + step + 1, total, loss=loss_x.item())
-            checkpoint.keep(at)
+            checkpoint.keep(at, unfinished=True)
         with torch.no_grad():
             x = normalised(x, teacher)
             bank.add(x, logits_of(teacher.model, x))
         at |= {"images": index + 1}
+        checkpoint.keep(at)
 
     student.train()
     for step in range(at["student"], config.student_steps):

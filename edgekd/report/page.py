@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.files import written
-from edgekd.report import classes, figures, tables
+from edgekd.report import circumstances, classes, figures, tables
 from edgekd.report.cells import Table, at, cell
 from edgekd.report.reading import HERE, Subject
 from edgekd.report.verdict import derived, student_name, verdict
@@ -107,6 +107,9 @@ def _device(documents: Mapping[str, Any], name: str, place: str) -> dict[str, An
         "foreign": report["target"] == "tensorrt" and name == HERE,
         "graphs": tables.graphs(documents, place, name),
         "histogram": figures.histogram(report, name, slug),
+        "soak": circumstances.soak(documents, place, name),
+        "condition": circumstances.condition(documents, place, name),
+        "warnings": circumstances.texts(report.get("warnings")),
         "facts": tables.settings(f"What {name} says of itself", documents, f"{place}/device"),
         "runtime": tables.settings(f"Runtime on {name}", documents, f"{place}/runtime"),
         "protocol": tables.settings(f"Protocol on {name}", documents, f"{place}/protocol"),

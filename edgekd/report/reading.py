@@ -112,7 +112,7 @@ def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
         try:
             line = json.loads(text)
             time_s, _ = float(line["time_s"]), line["phase"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             broken += 1
             continue
         if time_s < before:
@@ -148,7 +148,7 @@ def _optional(path: Path) -> dict[str, Any] | None:
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON", code="E0373", why=str(error)) from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object", code="E0373", why=f"found {type(value).__name__}")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgekd
 from edgekd.families import name_of
 from edgekd.files import plain, write_json
+from edgekd.provenance import command, shortened
 
 if TYPE_CHECKING:
+    from edgekd.device import Outcome
     from edgekd.pipeline import Result
 
 SCHEMA = 1
@@ -25,13 +27,15 @@ def write_result(result: Result) -> Path:
     values = {
         "schema": SCHEMA,
         "edgekd": edgekd.__version__,
-        "command": command(sys.argv),
+        "command": shortened(command(sys.argv)),
         "seconds": round(result.seconds, 1),
         "report_made": result.report["made"],
         "student": name_of(result.sizing.spec),
+        "deployed": plain(result.deployed),
         "deployable": not result.broken,
         "broken_limits": result.broken,
         "sizing": sizing,
+        "evaluation": result.report.get("evaluation"),
     }
     write_json(result.folder / "result.json", values)
     return refresh_page(result.folder)
@@ -45,8 +49,8 @@ def refresh_page(folder: Path) -> Path:
     return write_page(read_subject(folder))
 
 
-def command(arguments: list[str]) -> str:
-    """The command line as a person would type it; empty where edgekd was called from Python."""
-    if Path(arguments[0]).name not in ("edgekd", "edgekd.exe", "__main__.py", "cli.py"):
-        return ""
-    return shlex.join(["edgekd", *arguments[1:]])
+def refresh_fleet(outcomes: Sequence[Outcome], bundle: Path) -> Path:
+    """Writes the page of the boards that were just measured; gives its path, boards/fleet.html beside the bundle."""
+    from edgekd.report.fleet import write_fleet  # matplotlib: a second
+
+    return write_fleet([outcome.document for outcome in outcomes], bundle)

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from edgekd.report.cells import NONE, Table, at, cell, pointer
+from edgekd.report.circumstances import within
 from edgekd.report.reading import FIGURES, Subject
 from edgekd.report.verdict import predictions
 
@@ -93,9 +94,24 @@ def graphs(documents: Mapping[str, Any], place: str, device: str) -> Table:
     def row(label: str, unit: str, *of: str) -> tuple[str | Markup, ...]:
         return (label, *(cell(documents, place + pointer("graphs", name, *of), unit) for name in names))
 
+    def intervals(quantile: str) -> list[tuple[str | Markup, ...]]:
+        cells = [within(documents, place + pointer("graphs", name), quantile) for name in names]
+        return [(f"{quantile}, 95 % interval, ms", *cells)] if any(one != NONE for one in cells) else []
+
+    def where_known(label: str, unit: str, *of: str) -> list[tuple[str | Markup, ...]]:
+        found = row(label, unit, *of)
+        return [found] if any(one != NONE for one in found[1:]) else []
+
     rows = [row("MB", "mb", "mb"), *(row(f"{q}, ms", "ms", "latency_ms", q) for q in FIGURES if q != "rounds")]
+    rows[3:3] = intervals("p90")
+    rows[2:2] = intervals("p50")
     rows += [row("runs", "count", "latency_ms", "rounds")]
     rows += [row("load, ms", "ms", "load_ms"), row("first run, ms", "ms", "first_ms")]
+    rows += where_known("after idle, median, ms", "ms", "idle_start_ms", "p50")
+    rows += where_known("after idle, slowest, ms", "ms", "idle_start_ms", "max")
+    rows += where_known("idle before each, s", "figure", "idle_start_ms", "idle_s")
+    rows += where_known("energy, J", "figure", "energy", "joules")
+    rows += where_known("energy above idle, J", "figure", "energy", "joules_above_idle")
     rows += [("speed over fp32", *(_over_fp32(documents, place, name) for name in names))]
     rows += [row("agreement with the teacher", "share", "agreement"), row("top-1", "share", "accuracy")]
     rows += [row("logits off the host's", "figure", "max_abs_from_host")]

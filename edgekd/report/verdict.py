@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekd.deployed import Choice, choose
 from edgekd.families import name_of
 from edgekd.files import from_dict
 from edgekd.types import Bundle, Manifest, Profile, Sizing, StudentSpec
@@ -31,14 +32,18 @@ def verdict(documents: Mapping[str, Any]) -> Verdict:
     if result["report_made"] == report["made"]:
         broken = result["broken_limits"]
     else:
-        from edgekd.pipeline import broken_limits  # it imports torch, and this package
-        from edgekd.stages import unpacked
+        from edgekd.stages import unpacked  # it imports torch, and this package
 
         bundle = Bundle(Path(), from_dict(Manifest, documents["manifest"], where="manifest.json"))
-        sizing = from_dict(Sizing, result["sizing"], where="result.json: sizing")
-        profile = from_dict(Profile, documents["manifest"]["profile"], where="manifest.json: profile")
-        broken = [*broken_limits(report, profile, sizing), *unpacked(bundle)]
+        broken = [*_chosen(documents).broken, *unpacked(bundle)]
     return Verdict(not broken, tuple(broken))
+
+
+def _chosen(documents: Mapping[str, Any]) -> Choice:
+    """The graph to deploy, by the report as it is now."""
+    sizing = from_dict(Sizing, documents["result"]["sizing"], where="result.json: sizing")
+    profile = from_dict(Profile, documents["manifest"]["profile"], where="manifest.json: profile")
+    return choose(documents["report"], profile, sizing)
 
 
 def predictions(documents: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -56,15 +61,17 @@ def student_name(documents: Mapping[str, Any]) -> str:
 def derived(documents: Mapping[str, Any]) -> dict[str, Any]:
     """Which graph is the one to deploy, and how the student compares: ratios, teacher over student.
 
-    The graph: of the shortest p90 where this machine is the profile's device, else of the shortest prediction, or of
-    the shortest p50 measured where there is none.
+    The graph: what compress chose, or chosen again where it was measured anew since; of a bundle alone, where nothing
+    is predicted, the one of the shortest p90 measured.
     """
     manifest, report, result = documents["manifest"], documents["report"], documents["result"]
     graphs = report["graphs"]
-    if manifest["profile"]["name"] == "cpu" or result is None:
+    if result is None:
         deployed = min(manifest["graphs"], key=lambda p: graphs[p]["latency_ms"]["p90"])
+    elif result["report_made"] == report["made"]:
+        deployed = result["deployed"]["precision"]
     else:
-        deployed = min(manifest["graphs"], key=lambda p: result["sizing"]["predicted"][p]["latency_ms"])
+        deployed = _chosen(documents).precision
     student, teacher = manifest["student"], manifest["teacher"]
     found: dict[str, Any] = {
         "deployed": deployed,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edgekd.errors import TeacherError, UsageError
 from edgekd.files import plain, sha256, written
 from edgekd.program import Program, capture, without_softmax
+from edgekd.sealed import seal
 from edgekd.teacher.content import Content
 from edgekd.teacher.preprocessing import misfit, normalisation
 from edgekd.teacher.reading.files import OWN, read
@@ -43,7 +44,7 @@ def save_teacher(
     facts = {"arch": arch, "nodes": nodes, "images": plain(images), "classes": list(classes)}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written(Path(path)) as temporary:
-        torch.save({"format": OWN, "facts": json.dumps(facts), "state": state}, temporary)
+        seal({"format": OWN, "facts": json.dumps(facts), "state": state}, temporary, sealed=False)
 
 
 def load_teacher(

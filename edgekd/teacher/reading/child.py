@@ -221,7 +221,7 @@ def _too_large(path: str) -> TeacherError:
     """The error for a file whose reading needs more memory than its size warrants."""
     return TeacherError(
         f"{path} needs more memory than its size warrants",
-        code="E0332",
+        code="E0314",
         why=f"reading it may take twice its size and {walls.SPARE_MB} MB",
         fix='save only the weights in your project:  torch.save(model.state_dict(), "teacher_sd.pt")',
     )
@@ -237,7 +237,7 @@ def _explained(path: str, problem: Exception, status: int) -> TeacherError:
     if ended == signal.SIGXCPU or "too long" in str(problem):
         return TeacherError(
             f"{path} takes too long to read",
-            code="E0332",
+            code="E0314",
             why="the process that reads it was ended",
             fix="try again where the disk is fast and idle; if it stays, save the weights again in your project",
         )

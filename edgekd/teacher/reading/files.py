@@ -42,7 +42,7 @@ def read(path: Path) -> Content:
     """Reads any file that a network may come in, in a child process of few rights (see child.py).
 
     Raises TeacherError: E0310 no ordinary file, E0311 damaged or no checkpoint, E0312 code in it, E0315 no weights,
-    E0316 a teacher file that is not whole, E0331 too old, E0332 too much time or memory, E0333 a tricked archive,
+    E0316 a teacher file that is not whole, E0313 too old, E0314 too much time or memory, E0333 a tricked archive,
     E0334 tensors of other kinds, E0335 tensors that the file has no room for.
     """
     with _opened(path) as file:
@@ -135,7 +135,7 @@ def _no_layout(archive: Archive, path: str) -> tuple[dict[str, Any], dict[str, T
 def _tar(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     raise TeacherError(
         f"{path} is a tar archive",
-        code="E0331",
+        code="E0313",
         why="torch before 0.1.10 wrote such checkpoints, and torch reads them only by unpickling all that is in them",
         fix="unpack it if it holds a checkpoint; an old one needs loading and saving by the torch that wrote it",
     )

@@ -109,7 +109,7 @@ ALLOWED: list[Any] = [
 def loaded(file: IO[bytes], path: str, archive: Archive | None, size: int) -> Any:
     """What the checkpoint holds: tensors and plain values. archive: None for the streams of old files.
 
-    Raises TeacherError: code in it (E0312), damage (E0311), storages larger than the file (E0335).
+    Raises TeacherError: code in it (E0312), damage, storages larger than the file (E0311).
     """
     asked = _survey(file, path, archive, archive.unpacked if archive else size)
     before = torch.serialization.get_safe_globals()
@@ -151,7 +151,7 @@ def _survey(file: IO[bytes], path: str, archive: Archive | None, size: int) -> l
     if sum(storages.values()) > size or min(storages.values(), default=0) < 0:
         raise TeacherError(
             f"{path} declares {sum(storages.values())} bytes of weights and has {size}",
-            code="E0335",
+            code="E0311",
             why="it is cut short, or was made to fill the memory",
             fix="copy the checkpoint again and compare its size",
         )

@@ -43,7 +43,7 @@ def weights(archive: Archive) -> dict[str, Tensor]:
     """
     if archive.entries.get("byteorder") and archive.read("byteorder") != b"little":
         raise TeacherError(
-            f"{archive.path} was written on a big-endian machine", code="E0334", fix="save it again on another machine"
+            f"{archive.path} was written on a big-endian machine", code="E0396", fix="save it again on another machine"
         )
     tensors: dict[str, Tensor] = {}
     try:

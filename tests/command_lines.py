@@ -1,0 +1,42 @@
+"""Command lines as they stand in texts, held against the real options and arguments without running anything."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import typer
+from typer.main import get_command
+
+from edgekd.__main__ import app
+
+
+def words(line: str) -> list[str]:
+    """The arguments of a line such as "edgekd bench BUNDLE [--quick] ...   # comment", without the program's name."""
+    line = re.split(r"\s#|\s{2,}|\s\.{2,3}(?:\s|$)|\s&&\s", line.strip())[0]
+    line = re.sub(r"(\w)\.\.\.$", r"\1", line)
+    line = re.sub(r"\[(-[^][]*?)(?: \.\.\.)?\]", r"\1", line)  # what may be left out
+    return shlex.split(line)[1:]
+
+
+def problem(line: str, *, whole: bool = True) -> str:
+    """Why the command line would not take `line`; empty: it does. whole: that arguments are missing counts as well."""
+    given = words(line)
+    command, path = get_command(app), "edgekd"
+    while found := getattr(command, "commands", None):
+        if not given or given[0].startswith("-"):
+            break
+        name = given.pop(0)
+        if name not in found:
+            return f"{path} has no command {name!r}"
+        command, path = found[name], f"{path} {name}"
+    try:
+        command.make_context(path, given)
+    except typer.Exit:
+        return ""  # --help, --version
+    except Exception as error:  # typer brings its own copy of click's errors, which it does not name in public
+        kind = type(error).__name__
+        if kind == "NoArgsIsHelpError" or (kind == "MissingParameter" and not whole):
+            return ""
+        return f"{path}: {kind}: {error}"
+    return ""
