@@ -50,7 +50,7 @@ def test_bundle_holds_what_the_manifest_says(finished: Result) -> None:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     listed = set(manifest["files"])
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    assert there == listed | {"manifest.json", "report.json"}
+    assert there == listed | {"manifest.json", "report.json", "raw_latency.npz"}
     assert {"student.fp32.onnx", "student.int8.onnx", "samples.npz", "README.txt", "runner/__main__.py"} <= listed
     assert all(sha256(folder / name) == digest for name, digest in manifest["files"].items())
     assert manifest["parity"]["fp32"]["relative"] < 1e-4 and manifest["parity"]["int8"]["agreement"] > 0.9
