@@ -54,7 +54,7 @@ def test_what_is_no_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(InputError) as refused:
             open_prior(name, GRAY)
         assert refused.value.code == "E0360" and words in refused.value.what + refused.value.fix
-    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EnvironmentLacking) as lacking:
         open_prior("photo", COLOUR)
     assert "pip install scikit-learn" in lacking.value.fix
