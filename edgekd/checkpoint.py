@@ -27,7 +27,7 @@ from edgekd.files import written
 from edgekd.ranks import any_of, first, one_after_the_first
 from edgekd.sealed import intact, seal, unsealed
 
-EVERY_S = 8.0  # seconds between two saves: with the step and the save itself, at most ten seconds are lost
+EVERY_S = 8.0  # seconds between two saves; a step and the save itself come on top of what may be lost
 NAME = "distillation.ckpt"
 _stop: list[int] = []  # the signal that asked to stop, once one has
 

@@ -178,6 +178,15 @@ def test_new_measurement_is_judged_by_the_rule_of_compress(tmp_path: Path) -> No
     assert found.deployable is (not found.broken) and found.broken
 
 
+def test_folder_of_an_earlier_version_has_a_page(tmp_path: Path) -> None:
+    """It did not say which graph to deploy."""
+    folder = output_folder(tmp_path / "out")
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    del result["deployed"]
+    write_json(folder / "result.json", result)
+    assert write_page(read_subject(folder)).is_file()
+
+
 def test_bundle_alone_is_not_judged(tmp_path: Path) -> None:
     folder = output_folder(tmp_path / "out")
     moved = tmp_path / "elsewhere" / "bundle"

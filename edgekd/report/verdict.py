@@ -68,7 +68,7 @@ def derived(documents: Mapping[str, Any]) -> dict[str, Any]:
     graphs = report["graphs"]
     if result is None:
         deployed = min(manifest["graphs"], key=lambda p: graphs[p]["latency_ms"]["p90"])
-    elif result["report_made"] == report["made"]:
+    elif result["report_made"] == report["made"] and "deployed" in result:  # not in those of earlier versions
         deployed = result["deployed"]["precision"]
     else:
         deployed = _chosen(documents).precision
