@@ -27,7 +27,7 @@ from edgekd.stages import CALIBRATION, samples_kept
 from edgekd.types import Cost, Images, Limits, Prediction, Profile, Search, Teacher
 
 SCHEMA = 1
-PROBE_S = 5.0  # seconds that timing a few steps may take
+PROBE_S = 3.0  # seconds that timing a few steps may take
 
 
 @dataclass(frozen=True)
