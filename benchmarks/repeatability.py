@@ -7,9 +7,9 @@ Runs: the runner, in a process of its own each time; coefficient of variation of
 that spins on one core is started before the runner or while it measures, half of the trials each; it counts as
 detected where the report is not valid and says why, and proves something where the machine was quiet before.
 Overhead: the identity graph, from the same reports. Plain loop: onnxruntime alone against the runner's way, in turns of
-50 runs in one process, same graph and threads; and what onnxruntime's own profiler says of a run. Nothing else may run
-meanwhile: a disturbed run is repeated, three times at most, and then says so. All takes a quarter of an hour; --load,
---quick and small numbers are for trying it out.
+50 runs in one process, each after a pause, same graph and threads; and what onnxruntime's own profiler says of a run.
+Nothing else may run meanwhile: a disturbed run is repeated, three times at most, and then says so. All takes a quarter
+of an hour; --load, --quick and small numbers are for trying it out.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TRIES = 3
 QUIET = 0.1  # cores that others may use before a load is started on purpose
 PAUSE_S = 10.0  # before a disturbed run is repeated
 GOALS = {"variation": 0.03, "overhead_us": 50.0, "against_plain": 0.02}
-TURNS, WINDOW = 40, 50  # of the plain loop: 2,000 runs each
+TURNS, SETTLING, RUNS = 40, 20, 50  # of the plain loop: runs that do not count and runs that do, of each turn
 
 
 def main() -> None:
@@ -206,10 +206,11 @@ def against_plain(bundle: Bundle, threads: int) -> dict[str, Any]:
         loop(plain, fed, x, 500)
         for turn in range(TURNS):
             for mine in (True, False) if turn % 2 else (False, True):  # neither always comes after the other
+                time.sleep(harness.SETTLE_S)  # the other session's threads spin meanwhile
                 if mine:
-                    ours += harness.timed(infer, x, WINDOW)
+                    ours += harness.timed(infer, x, SETTLING + RUNS)[SETTLING:]
                 else:
-                    theirs += loop(plain, fed, x, WINDOW)
+                    theirs += loop(plain, fed, x, SETTLING + RUNS)[SETTLING:]
         p50, plain_p50 = float(np.median(ours)), float(np.median(theirs))
         found[name] = {
             "p50_ms": p50, "plain_p50_ms": plain_p50, "ratio_less_1": p50 / plain_p50 - 1,

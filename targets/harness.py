@@ -12,8 +12,11 @@ __all__ = ["accuracy", "after_idle", "agreement", "logits_of", "measure", "perce
 
 Infer = Callable[[Any], Any]  # pixels (N, C, H, W) float32 -> logits (N, K)
 
-WINDOW = 50  # runs between two looks at whether the warm-up is flat, and between two graphs
+WINDOW = 50  # runs between two looks at whether the warm-up is flat
 WINDOW_MS = 250.0  # a slow graph's window has fewer runs
+TURN_MS = 250.0  # of one graph between two others
+SETTLE_S = 0.1  # before a turn: the threads of the graph before spin for some 50 ms more, and take a core meanwhile
+SETTLE_MS = 20.0  # of runs that do not count: caches and clocks come back
 FLAT = 0.02  # the last five windows' medians lie within this share of each other
 LOOK_S = 1.0  # between two looks at other processes and the clocks
 
@@ -45,6 +48,21 @@ def timed(infer: Infer, x: Any, rounds: int) -> List[float]:
 def window(infer: Infer, x: Any) -> int:
     """How many runs make one window of this graph, 1 to WINDOW."""
     return int(max(1, min(WINDOW, WINDOW_MS / max(1e-6, timed(infer, x, 1)[0]))))
+
+
+def turn(infer: Infer, x: Any) -> List[float]:
+    """Milliseconds of each run in TURN_MS, after another graph has had its turn: once its threads have let go."""
+    time.sleep(SETTLE_S)
+    _runs_of(infer, x, SETTLE_MS)
+    return _runs_of(infer, x, TURN_MS)
+
+
+def _runs_of(infer: Infer, x: Any, most_ms: float) -> List[float]:
+    times_ms = timed(infer, x, 1)
+    start = time.perf_counter()
+    while (time.perf_counter() - start) * 1e3 < most_ms - times_ms[0]:
+        times_ms += timed(infer, x, 1)
+    return times_ms
 
 
 class Watch:
@@ -96,17 +114,16 @@ def measure(
     """
     flat: Dict[str, bool] = {}
     times: Dict[str, List[float]] = {}
-    runs: Dict[str, int] = {}
     for name, infer in infers.items():
         say("warming up %s" % name)
         flat[name] = warm_up(infer, x, protocol)
-        times[name], runs[name] = [], window(infer, x)
+        times[name] = []
     say("measuring %s" % ", ".join(infers))
     watch = Watch(source)
     open_ = list(infers)
     while open_:
         for name in open_:
-            times[name] += timed(infers[name], x, runs[name])
+            times[name] += turn(infers[name], x)
             watch.look()
         open_ = [name for name in open_ if not _enough(times[name], protocol)]
     watch.look(now=True)
