@@ -6,8 +6,8 @@
 Runs: the runner, in a process of its own each time; coefficient of variation of each graph's p50. Loads: a process
 that spins on one core is started before the runner or while it measures, half of the trials each; it counts as
 detected where the report is not valid and says why, and proves something where the machine was quiet before.
-Overhead: the identity graph, from the same reports. Plain loop: onnxruntime alone against the runner's way, in turns of
-50 runs in one process, each after a pause, same graph and threads; and what onnxruntime's own profiler says of a run.
+Overhead: the identity graph, from the same reports. Plain loop: the runner's way against a bare loop over the same
+session of onnxruntime, in turns of 50 runs; and what onnxruntime's own profiler says of a run, in a session of its own.
 Nothing else may run meanwhile: a disturbed run is repeated, three times at most, and then says so. All takes a quarter
 of an hour; --load, --quick and small numbers are for trying it out.
 """
@@ -47,7 +47,7 @@ TRIES = 3
 QUIET = 0.1  # cores that others may use before a load is started on purpose
 PAUSE_S = 10.0  # before a disturbed run is repeated
 GOALS = {"variation": 0.03, "overhead_us": 50.0, "against_plain": 0.02}
-TURNS, SETTLING, RUNS = 40, 20, 50  # of the plain loop: runs that do not count and runs that do, of each turn
+TURNS, SETTLING, RUNS = 40, 5, 50  # of the plain loop: runs that do not count and runs that do, of each turn
 
 
 def main() -> None:
@@ -196,8 +196,9 @@ def against_plain(bundle: Bundle, threads: int) -> dict[str, Any]:
     found = {}
     for name, file in bundle.manifest.graphs.items():
         path, asked = str(bundle.folder / file), setting.Setting(shape, 1, "fp32", threads, "")
-        infer, _ = onnxrt.opened().load(path, asked, lambda line: None)
-        plain = session(path, threads)
+        sessions = Sessions()
+        infer, _ = onnxrt.OnnxRuntime(sessions).load(path, asked, lambda line: None)
+        plain = sessions.opened[0]
         fed = plain.get_inputs()[0].name
         assert plain.get_inputs()[0].type == "tensor(float)", name
         ours: list[float] = []
@@ -206,7 +207,6 @@ def against_plain(bundle: Bundle, threads: int) -> dict[str, Any]:
         loop(plain, fed, x, 500)
         for turn in range(TURNS):
             for mine in (True, False) if turn % 2 else (False, True):  # neither always comes after the other
-                time.sleep(harness.SETTLE_S)  # the other session's threads spin meanwhile
                 if mine:
                     ours += harness.timed(infer, x, SETTLING + RUNS)[SETTLING:]
                 else:
@@ -218,6 +218,19 @@ def against_plain(bundle: Bundle, threads: int) -> dict[str, Any]:
         }  # fmt: skip
         print(f"{name}, {threads} threads: {p50:.4f} ms, plain loop {plain_p50:.4f} ms", flush=True)
     return found
+
+
+class Sessions:
+    """onnxruntime for the runner that keeps what it opens: two sessions of one graph differ by more than their callers."""
+
+    SessionOptions, __version__ = onnxruntime.SessionOptions, onnxruntime.__version__
+
+    def __init__(self) -> None:
+        self.opened: list[Any] = []
+
+    def InferenceSession(self, *arguments: Any, **options: Any) -> Any:  # noqa: N802
+        self.opened.append(onnxruntime.InferenceSession(*arguments, **options))
+        return self.opened[-1]
 
 
 def session(path: str, threads: int, profile: str = "") -> Any:

@@ -39,11 +39,12 @@ class OnnxRuntime:
         session = self.module.InferenceSession(path, options, providers=asked)
         active(session.get_providers(), setting.provider, self.module.__version__)
         fed = session.get_inputs()[0]
-        kind = TYPES.get(fed.type, "float32")
+        name, made = fed.name, [output.name for output in session.get_outputs()]
+        kind = np.dtype(TYPES.get(fed.type, "float32"))  # comparing with a word takes microseconds
         fixed = fed.shape[0] if isinstance(fed.shape[0], int) else None  # of graphs for vendors' converters
 
         def once(x: Any) -> Any:
-            return session.run(None, {fed.name: x})[0].astype(np.float32, copy=False)
+            return session.run(made, {name: x})[0].astype(np.float32, copy=False)
 
         def infer(x: Any) -> Any:
             x = x if x.dtype == kind else x.astype(kind)
