@@ -221,14 +221,14 @@ def against_plain(bundle: Bundle, threads: int) -> dict[str, Any]:
 
 
 class Sessions:
-    """onnxruntime for the runner that keeps what it opens: two sessions of one graph differ by more than their callers."""
+    """onnxruntime for the runner that keeps what it opens: two sessions of one graph differ by more than callers do."""
 
     SessionOptions, __version__ = onnxruntime.SessionOptions, onnxruntime.__version__
 
     def __init__(self) -> None:
         self.opened: list[Any] = []
 
-    def InferenceSession(self, *arguments: Any, **options: Any) -> Any:  # noqa: N802
+    def InferenceSession(self, *arguments: Any, **options: Any) -> Any:
         self.opened.append(onnxruntime.InferenceSession(*arguments, **options))
         return self.opened[-1]
 
