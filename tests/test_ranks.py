@@ -27,6 +27,7 @@ from edgekd.ranks import ranks, split, sum_gradients
 from edgekd.types import Run, Teacher
 
 FACTS = Images(3, 8, 8, (0.5,) * 3, (0.2,) * 3)
+Task = Callable[[Path], dict[str, Tensor]]
 
 
 def teacher() -> Teacher:
@@ -89,23 +90,37 @@ def with_prior(folder: Path) -> dict[str, Tensor]:
     return trained(folder, "procedural")
 
 
-def work(rank: int, folder: Path, task: Callable[[Path], dict[str, Tensor]]) -> None:
+def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     compute.bf16_pays = lambda kind: False  # type: ignore[assignment]  # rounding would hide what is compared
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save(task(folder), folder / f"{rank}.pt")
-    dist.barrier()  # nobody leaves while another is still on its way
+    for task in TASKS:
+        own = folder / task.__name__
+        own.mkdir(exist_ok=True)
+        torch.save(task(own), own / f"{rank}.pt")
+        dist.barrier()  # nobody leaves while another is still on its way
     dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Task], list[dict[str, Tensor]]]:
+    """What each of two processes had from a task. They are started once: each start takes longer than the tasks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    spawn(work, (folder,), nprocs=2)
+
+    def found(task: Task) -> list[dict[str, Tensor]]:
+        return [torch.load(folder / task.__name__ / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+    return found
 
 
 @pytest.mark.parametrize("task", [one_step, without_prior, with_prior])
 def test_two_processes_train_as_one(
-    task: Callable[[Path], dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, both: Callable[[Task], list[dict[str, Tensor]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compute, "bf16_pays", lambda kind: False)
     alone = task(tmp_path)
-    spawn(work, (tmp_path, task), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    first, second = both(task)
     assert alone.keys() == first.keys()
     for name, value in alone.items():
         assert torch.equal(first[name], second[name]), name  # ranks never part
@@ -121,9 +136,10 @@ def indivisible(folder: Path) -> dict[str, Tensor]:
     return {"same": torch.tensor(same)}
 
 
-def test_a_batch_that_cannot_be_shared_is_refused_where_it_trains(tmp_path: Path) -> None:
-    spawn(work, (tmp_path, indivisible), nprocs=2)
-    assert torch.load(tmp_path / "1.pt", weights_only=True)["same"]
+def test_a_batch_that_cannot_be_shared_is_refused_where_it_trains(
+    both: Callable[[Task], list[dict[str, Tensor]]],
+) -> None:
+    assert all(found["same"] for found in both(indivisible))
 
 
 def test_one_process_is_not_touched() -> None:
@@ -172,8 +188,9 @@ def stopped(folder: Path) -> dict[str, Tensor]:
     return {"step": torch.tensor(step), "saved": torch.tensor(kept.restore({})["step"])}
 
 
-def test_a_stop_of_one_process_stops_all_at_the_same_step(tmp_path: Path) -> None:
-    spawn(work, (tmp_path, stopped), nprocs=2)
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+TASKS: tuple[Task, ...] = (one_step, without_prior, with_prior, indivisible, stopped)
+
+
+def test_a_stop_of_one_process_stops_all_at_the_same_step(both: Callable[[Task], list[dict[str, Tensor]]]) -> None:
+    for found in both(stopped):
         assert found["step"] == 3 and found["saved"] == 3
