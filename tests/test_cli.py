@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -23,8 +24,17 @@ FEW = [
 
 
 def edgekd(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """From a shell: a process of its own, which imports torch again."""
     command = [sys.executable, "-m", "edgekd", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def here(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same in this process."""
+    with contextlib.chdir(cwd):
+        done = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return subprocess.CompletedProcess([], done.exit_code, done.stdout, done.stderr)
 
 
 def test_help_needs_no_torch() -> None:
@@ -59,13 +69,13 @@ def test_whole_path_with_json(teacher_file: Path, eval_file: Path, tmp_path: Pat
     bundle = tmp_path / document["bundle"]
     assert bundle == tmp_path / "teacher-jetson" / "bundle" and document["deployable"] is True
     assert document["measured"]["evaluated"] == 256 and "settings of rdskd" in done.stderr
-    benched = edgekd("bench", bundle, "--quick", "--json", cwd=tmp_path)
+    benched = here("bench", bundle, "--quick", "--json", cwd=tmp_path)
     assert benched.returncode in (0, 5)  # 5: this machine was busy
     assert json.loads(benched.stdout)["valid"] is (benched.returncode == 0)
-    shown = json.loads(edgekd("inspect", bundle, "--json", cwd=tmp_path).stdout)
+    shown = json.loads(here("inspect", bundle, "--json", cwd=tmp_path).stdout)
     assert shown["graphs"]["fp32"] == "student.fp32.onnx"
     scores = [
-        json.loads(edgekd("eval", file, "--data", eval_file, "--json", cwd=tmp_path).stdout)["top1"]
+        json.loads(here("eval", file, "--data", eval_file, "--json", cwd=tmp_path).stdout)["top1"]
         for file in (bundle / "student.fp32.onnx", bundle.parent / "student.pt")
     ]
     assert scores[0] == pytest.approx(scores[1], abs=0.01)
@@ -85,39 +95,39 @@ def test_table_for_people(teacher_file: Path, eval_file: Path, tmp_path: Path) -
         "--eval-data",
         eval_file,
     ]
-    done = edgekd(*arguments, *FEW, cwd=tmp_path)
+    done = here(*arguments, *FEW, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for words in ("teacher", "student int8", "predicted rpi-4b", "every limit of the profile is met", "out/bundle"):
         assert words in done.stdout
-    done = edgekd("eval", teacher_file, "--data", eval_file, cwd=tmp_path)
+    done = here("eval", teacher_file, "--data", eval_file, cwd=tmp_path)
     assert done.returncode == 0 and "top-1" in done.stdout
 
 
 def test_default_method_by_minutes_says_its_plan_and_goes_on(teacher_file: Path, tmp_path: Path) -> None:
     arguments = ("compress", teacher_file, "--minutes", "0.6", "--precision", "fp32", "-o", "out")
-    done = edgekd(*arguments, cwd=tmp_path)
+    done = here(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "plan: image_steps" in done.stderr.replace("\n", " ") and "prior none" in done.stderr
     manifest = json.loads((tmp_path / "out" / "bundle" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["method"]["budget"] == "0.6 minutes" and manifest["data"].startswith("prior none")
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert "images.png" in left and not any(name.endswith((".u8", ".ckpt")) for name in left)
-    again = edgekd(*arguments, cwd=tmp_path)  # a new probe would plan other steps, and another run be refused
+    again = here(*arguments, cwd=tmp_path)  # a new probe would plan other steps, and another run be refused
     assert again.returncode == 0 and "student distilled already" in again.stderr
 
 
 def test_methods_are_listed(tmp_path: Path) -> None:
-    listed = json.loads(edgekd("methods", "--json", cwd=tmp_path).stdout)
+    listed = json.loads(here("methods", "--json", cwd=tmp_path).stdout)
     assert next(iter(listed)) == "rdskd_plus" and "fast, paper" in listed["dafl"]
 
 
 def test_inspect_and_profiles(teacher_file: Path, tmp_path: Path) -> None:
-    shown = json.loads(edgekd("inspect", teacher_file, "--json", cwd=tmp_path).stdout)
+    shown = json.loads(here("inspect", teacher_file, "--json", cwd=tmp_path).stdout)
     assert shown["classes"] == ["rows", "columns", "top", "left"] and shown["cost"]["macs"] > 0
-    listed = json.loads(edgekd("profiles", "list", "--json", cwd=tmp_path).stdout)
+    listed = json.loads(here("profiles", "list", "--json", cwd=tmp_path).stdout)
     assert listed["jetson"]["name"] == "jetson-orin-nano-8gb-super"
-    assert "Orin Nano" in edgekd("profiles", "show", "jetson", cwd=tmp_path).stdout
-    assert "edgekd 0." in edgekd("--version", cwd=tmp_path).stdout
+    assert "Orin Nano" in here("profiles", "show", "jetson", cwd=tmp_path).stdout
+    assert "edgekd 0." in here("--version", cwd=tmp_path).stdout
 
 
 def files(folder: Path) -> None:
@@ -213,7 +223,7 @@ def test_teacher_of_others_scores_what_its_author_says(tmp_path: Path) -> None:
     planes[2] += planes[1]
     np.savez(tmp_path / "test.npz", images=planes.transpose(1, 2, 3, 0), labels=coded["labels"])
     teacher = SHARED / "teachers" / "resnet20_cifar10.th"
-    done = edgekd("eval", teacher, "--data", "test.npz", "--json", cwd=tmp_path)  # no flag: the network is recognised
+    done = here("eval", teacher, "--data", "test.npz", "--json", cwd=tmp_path)  # no flag: the network is recognised
     assert done.returncode == 0, done.stderr
     assert "assumed normalisation of resnet20: imagenet" in done.stderr
     assert json.loads(done.stdout)["top1"] == pytest.approx(0.9173, abs=1e-9)
