@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from edgekd import Images, checkpoint, compute, losses
+from edgekd import Images, checkpoint, compute, load_profile, losses, pipeline
 from edgekd.errors import Interrupted, UsageError
 from edgekd.methods import METHODS, configure
 from edgekd.networks import ResNet
@@ -148,12 +148,12 @@ def test_one_process_is_not_touched() -> None:
     assert ranks() == 1 and torch.equal(split(model, x), other(x))
 
 
-def together(folder: Path, teacher_file: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def together(folder: Path, teacher_file: Path) -> subprocess.CompletedProcess[str]:
     """edgekd compress by two processes."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "--local-ranks-filter", "0", "-m", "edgekd", "compress", str(teacher_file), "-o", str(folder)]
     settings = ["rounds=2", "image_steps=8", "student_steps=120", "image_batch=32", "batch=32", "generator_width=8"]
-    command += [*(f"--set={setting}" for setting in settings), "--precision", "fp32", "--json", *options]
+    command += [*(f"--set={setting}" for setting in settings), "--precision", "fp32", "--json"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -168,9 +168,11 @@ def test_compress_under_torchrun_leaves_one_bundle(tmp_path: Path, teacher_file:
     assert not list((tmp_path / "run").glob("*.u8"))
 
 
-def test_minutes_are_for_one_process(tmp_path: Path, teacher_file: Path) -> None:
-    refused = together(tmp_path / "run", teacher_file, "--minutes", "1")
-    assert "E0227" in refused.stdout and not (tmp_path / "run").exists()
+def test_minutes_are_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "ranks", lambda: 2)
+    with pytest.raises(UsageError) as refused:
+        pipeline.compress(teacher(), load_profile("cpu"), tmp_path / "run", minutes=1.0)
+    assert refused.value.code == "E0227" and not (tmp_path / "run").exists()
 
 
 def stopped(folder: Path) -> dict[str, Tensor]:
