@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         for notes in [{"without": name, "around": " ".join(around)}]
     ]
     try:
-        status = run_all(tasks, given.data, given.teachers, given.work, given.out)
+        status = run_all(tasks, given.data, given.teachers, given.work, given.out, jobs=given.jobs)
     except KeyboardInterrupt:
         print(f"stopped; the finished runs are in {given.out}, and the same command goes on", flush=True)
         return 130

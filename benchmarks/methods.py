@@ -32,6 +32,9 @@ def parser_of(description: str | None, *, out: str) -> argparse.ArgumentParser:
     parser.add_argument("--budget", default="fast", help="of every method; samples and seconds are in the results")
     parser.add_argument("--out", type=Path, default=results)
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks"), help="prepared teachers are kept here")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time; their seconds and latencies then mean less"
+    )
     return parser
 
 
@@ -49,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         for method in given.methods
     ]
     try:
-        return run_all(tasks, given.data, given.teachers, given.work, given.out)
+        return run_all(tasks, given.data, given.teachers, given.work, given.out, jobs=given.jobs)
     except KeyboardInterrupt:
         print(f"stopped; the finished runs are in {given.out}, and the same command goes on", flush=True)
         return 130

@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -236,37 +236,50 @@ def run_in(place: Path, pair: Pair, task: Task, folder: Path, out: Path, *, earl
     return compress(task.pair, arguments, folder=place, seed=task.seed, out=out, extra=extra, earlier_s=earlier_s)
 
 
-def run_all(tasks: list[Task], data: Path, teachers: Path, work: Path, out: Path) -> int:
-    """Runs what is not in `out` yet; gives the exit code: 0, or 1 where a run failed that should not have.
+def run_all(tasks: list[Task], data: Path, teachers: Path, work: Path, out: Path, *, jobs: int = 1) -> int:
+    """Runs what is not in `out` yet, `jobs` at a time; gives the exit code: 0, or 1 where a run failed that should not.
 
     A pair that cannot be run here, and a method that cannot serve a teacher, are said and left out.
     """
-    failed, refused = 0, {name: refusal(name, data, teachers) for name in {task.pair for task in tasks}}
+    there, folders = recorded(out), {}
+    refused = {name: refusal(name, data, teachers) for name in {task.pair for task in tasks}}
     for name in dict.fromkeys(task.pair for task in tasks):
         if refused[name]:
             print(f"{name}: left out, {refused[name]}", flush=True)
+        elif any(task.pair == name and key(task) not in there for task in tasks):
+            folders[name] = prepared(name, data, teachers, work)
     unserved: set[tuple[str, str, str, tuple[str, ...]]] = set()
-    for task in tasks:
-        label = " ".join((f"{task.pair}: {task.method}, budget {task.budget}", *task.options, f"seed {task.seed}"))
-        attempt = (task.pair, task.method, task.budget, task.options)
-        if refused[task.pair] or attempt in unserved:
-            continue
-        if key(task) in recorded(out):
-            print(f"{label}: there already", flush=True)
-            continue
-        folder = prepared(task.pair, data, teachers, work)
+
+    def attempt(task: Task) -> bool:
+        """Whether all went well, or as it may. Raises KeyboardInterrupt."""
+        kind = (task.pair, task.method, task.budget, task.options)
+        if refused[task.pair] or kind in unserved:
+            return True
+        if key(task) in there:
+            print(f"{label_of(task)}: there already", flush=True)
+            return True
         try:
-            line = run(task, folder, out)
+            line = run(replace(task, notes={**task.notes, "jobs": jobs}), folders[task.pair], out)
         except subprocess.CalledProcessError as error:
             if error.returncode == 130:  # Ctrl-C, and the run was told first
                 raise KeyboardInterrupt from error
-            print(f"{label}: {why(error)}", flush=True)
+            print(f"{label_of(task)}: {why(error)}", flush=True)
             if error.returncode == 2:  # usage: another seed would not mend it
-                unserved.add(attempt)
-            failed |= "E0223" not in (error.output or "")
-        else:
-            print(f"{label}: {line['top1']['fp32']:.2%} in {line['seconds']:.0f} s", flush=True)
-    return failed
+                unserved.add(kind)
+            return "E0223" in (error.output or "")
+        print(f"{label_of(task)}: {line['top1']['fp32']:.2%} in {line['seconds']:.0f} s", flush=True)
+        return True
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            return 0 if all([*pool.map(attempt, tasks)]) else 1
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def label_of(task: Task) -> str:
+    return " ".join((f"{task.pair}: {task.method}, budget {task.budget}", *task.options, f"seed {task.seed}"))
 
 
 def why(error: subprocess.CalledProcessError) -> str:

@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
                 options += [f"--set={n}={json.dumps(v)}" for n, v in settings.items()]
                 notes = {"grid": name, "cell": cell, "around": around}
                 tasks.append(Task("mnist", grid.method, given.budget, tuple(options), given.seed, notes))
-        status = run_all(tasks, given.data, given.teachers, given.work, given.out)
+        status = run_all(tasks, given.data, given.teachers, given.work, given.out, jobs=given.jobs)
     except KeyboardInterrupt:
         print(f"stopped; the finished cells are in {given.out}, and the same command goes on", flush=True)
         return 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,22 @@ from edgekd.ranks import one_after_the_first
 from edgekd.types import Images
 
 
+@lru_cache(maxsize=8)
+def statistics(facts: Images, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the pixels in [0, 1], each (1, C, 1, 1). Kept: to copy them waits for a GPU."""
+    mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (facts.mean, facts.std))
+    return mean, std
+
+
 def to_pixels(images: Tensor, facts: Images) -> Tensor:
     """Normalised images (N, C, H, W) as the uint8 pixels that come closest, clipped to 0..255."""
-    mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (facts.mean, facts.std))
+    mean, std = statistics(facts, images.device)
     return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def normalised(pixels: Tensor, facts: Images) -> Tensor:
     """uint8 pixels (N, C, H, W) as a network is fed them: (pixel / 255 - mean) / std, fp32, channels_last."""
-    mean, std = (torch.tensor(v, device=pixels.device).view(1, -1, 1, 1) for v in (facts.mean, facts.std))
+    mean, std = statistics(facts, pixels.device)
     return pixels.float().div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
@@ -39,9 +47,21 @@ class Bank:
     When the slots are used up, the oldest images are overwritten. A training that is killed goes on from a checkpoint
     made earlier, which must find its own `capacity` images: so a bank that is going to overflow has `spare` further
     slots, and `presses` for a checkpoint before half of them have been used since the last one.
+
+    device: where images are drawn. A GPU holds a copy of them all where half of its free memory suffices: a batch then
+    costs no wait for the host.
     """
 
-    def __init__(self, path: Path, images: Images, *, capacity: int, classes: int, spare: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        images: Images,
+        *,
+        capacity: int,
+        classes: int,
+        spare: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
         self.path, self.images, self.capacity, self.added = path, images, capacity, 0
         self.slots, self.marked, self.largest = capacity + spare, 0, 0  # marked: `added` at the last checkpoint
         self.weights: Tensor | None = None
@@ -65,6 +85,9 @@ class Bank:
             np.memmap(path, np.float16, "r+", sizes[0], (self.slots, classes)),
         )
         self.pixels, self.logits = (torch.from_numpy(map_) for map_ in self.maps)
+        self.near = self.pixels, self.logits  # what batches are drawn from
+        if device and device.type == "cuda" and sum(sizes) < torch.cuda.mem_get_info(device)[0] / 2:
+            self.near = self.pixels.to(device), self.logits.to(device)
 
     def __len__(self) -> int:
         return min(self.added, self.capacity)
@@ -75,8 +98,10 @@ class Bank:
 
     def add_pixels(self, pixels: Tensor, logits: Tensor) -> None:
         """Keeps uint8 images (n, C, H, W) and the teacher's logits (n, K) of them."""
-        slots = torch.arange(self.added, self.added + len(pixels)) % self.slots
-        self.pixels[slots], self.logits[slots] = pixels.cpu(), logits.detach().to("cpu", torch.float16)
+        slots, logits = torch.arange(self.added, self.added + len(pixels)) % self.slots, logits.detach().half()
+        self.pixels[slots], self.logits[slots] = pixels.cpu(), logits.cpu()
+        if (where := self.near[0].device).type != "cpu":
+            self.near[0][slots.to(where)], self.near[1][slots.to(where)] = pixels.to(where), logits.to(where)
         self.added += len(pixels)
         self.largest = max(self.largest, len(pixels))
 
@@ -86,11 +111,11 @@ class Bank:
         balanced: every class that the teacher sees in the bank is as likely as any other.
         """
         if balanced:
-            drawn = torch.multinomial(self._weights(rng.device), n, replacement=True, generator=rng).cpu()
+            drawn = torch.multinomial(self._weights(rng.device), n, replacement=True, generator=rng)
         else:
-            drawn = torch.randint(len(self), (n,), generator=rng, device=rng.device).cpu()
+            drawn = torch.randint(len(self), (n,), generator=rng, device=rng.device)
             drawn = (drawn + self.added - len(self)) % self.slots
-        pixels, logits = self.pixels[drawn].to(rng.device), self.logits[drawn].to(rng.device)
+        pixels, logits = (kept[drawn.to(kept.device)].to(rng.device) for kept in self.near)
         return normalised(pixels, self.images), logits.float()
 
     def latest(self, n: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -137,8 +162,9 @@ class Bank:
             )
         self.added = self.marked = state["added"]
         self.largest, self.weighed, self.weights = state.get("largest", 0), 0, None
+        self.near = self.pixels.to(self.near[0].device), self.logits.to(self.near[1].device)
 
     def close(self) -> None:
         """Deletes the file."""
-        del self.pixels, self.logits, self.maps
+        del self.pixels, self.logits, self.maps, self.near
         self.path.unlink(missing_ok=True)

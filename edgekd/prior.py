@@ -1,6 +1,7 @@
 """Images that no customer made: procedural ones, and collages of a photograph. A start for the bank.
 
-Every function gives uint8 (n, C, H, W) on the CPU from a torch.Generator: same generator, same images.
+Every function gives uint8 (n, C, H, W) from a torch.Generator, where that is: same generator, same images, on one type
+of device.
 """
 
 from __future__ import annotations
@@ -53,26 +54,26 @@ def strokes(n: int, images: Images, rng: torch.Generator) -> Tensor:
 
     Bright on dark where the teacher's images are dark on average (mean below a half), else dark on bright.
     """
-    h, w = images.height, images.width
-    size, t = torch.tensor([h, w]), torch.linspace(0, 1, POINTS)[:, None]
-    a, b, c = (0.1 + 0.8 * torch.rand(3, n, CURVES, 1, 2, generator=rng)).unbind()
-    joined = (torch.rand(n, 1, 1, 1, generator=rng) < 0.5).expand(n, CURVES - 1, 1, 2)
+    h, w, device = images.height, images.width, rng.device
+    size, t = torch.tensor([h, w], device=device), torch.linspace(0, 1, POINTS, device=device)[:, None]
+    a, b, c = (0.1 + 0.8 * _uniform(rng, 3, n, CURVES, 1, 2)).unbind()
+    joined = (_uniform(rng, n, 1, 1, 1) < 0.5).expand(n, CURVES - 1, 1, 2)
     a[:, 1:] = torch.where(joined, c[:, :-1], a[:, 1:])
     curves = (1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c  # (n, CURVES, POINTS, 2), in units of the side
-    centre, radius = 0.25 + 0.5 * torch.rand(n, 1, 2, generator=rng), 0.06 + 0.22 * torch.rand(n, 1, 2, generator=rng)
-    start, extent = torch.rand(2, n, 1, 1, generator=rng).unbind()
+    centre, radius = 0.25 + 0.5 * _uniform(rng, n, 1, 2), 0.06 + 0.22 * _uniform(rng, n, 1, 2)
+    start, extent = _uniform(rng, 2, n, 1, 1).unbind()
     angle = 2 * math.pi * (start + t * (0.4 + 1.2 * extent).clamp_max(1))  # four of ten are closed
     arc = centre + radius * torch.cat([angle.cos(), angle.sin()], dim=-1)
-    curved = torch.rand(n, 1, 1, generator=rng) < 0.4
+    curved = _uniform(rng, n, 1, 1) < 0.4
     curves[:, 0] = torch.where(curved & ~joined[:, 0], arc, curves[:, 0])
-    count = torch.randint(1, CURVES + 1, (n, 1), generator=rng)
-    curves[torch.arange(CURVES) >= count] = math.inf
-    pixels = torch.cartesian_prod(torch.arange(h), torch.arange(w)) + 0.5
+    count = torch.randint(1, CURVES + 1, (n, 1), generator=rng, device=rng.device)
+    curves[torch.arange(CURVES, device=device) >= count] = math.inf
+    pixels = torch.cartesian_prod(torch.arange(h), torch.arange(w)).to(device) + 0.5
     points = (curves * size).nan_to_num(posinf=1e4).flatten(1, 2)
     few = max(1, DISTANCES // (len(pixels) * points.shape[1]))  # images at once
     distance = torch.cat([torch.cdist(pixels, part).amin(-1) for part in points.split(few)])  # (n, H * W)
-    width = (0.05 + 0.09 * torch.rand(n, 1, generator=rng)) * math.sqrt(h * w)
-    ink = (width / 2 - distance + 0.5).clamp(0, 1) * (0.6 + 0.4 * torch.rand(n, 1, generator=rng))
+    width = (0.05 + 0.09 * _uniform(rng, n, 1)) * math.sqrt(h * w)
+    ink = (width / 2 - distance + 0.5).clamp(0, 1) * (0.6 + 0.4 * _uniform(rng, n, 1))
     if sum(images.mean) / images.channels > 0.5:
         ink = 1 - ink
     return (255 * ink).round().to(torch.uint8).view(n, 1, h, w).expand(n, images.channels, h, w)
@@ -85,16 +86,16 @@ def collages(n: int, images: Images, rng: torch.Generator, texture: Texture) -> 
     al., Learning to See by Looking at Noise, NeurIPS 2021). The outline of one thing with the surface of another, in
     any colour, shows far more to a student than the texture alone (benchmarks/NOTES.md).
     """
-    y = torch.linspace(-1, 1, images.height)[:, None]
-    x = torch.linspace(-1, 1, images.width)
+    y = torch.linspace(-1, 1, images.height, device=rng.device)[:, None]
+    x = torch.linspace(-1, 1, images.width, device=rng.device)
     soft = max(images.height, images.width) / 2  # edges one pixel wide
     canvas = _recoloured(texture(n, rng), rng)
-    count = torch.randint(LEAVES + 1, (n,), generator=rng)
+    count = torch.randint(LEAVES + 1, (n,), generator=rng, device=rng.device)
     for leaf in range(LEAVES):
         here = (leaf < count).nonzero()[:, 0]
         if not len(here):
             break
-        u = torch.rand(len(here), 10, 1, 1, generator=rng).unbind(1)
+        u = _uniform(rng, len(here), 10, 1, 1).unbind(1)
         radius, aspect, turn = 0.25 * 4 ** u[0], 0.35 + 1.3 * u[1], math.pi * u[2]  # of half the side
         dy, dx = y - (1.6 * u[3] - 0.8), x - (1.6 * u[4] - 0.8)
         along, across = dx * turn.cos() + dy * turn.sin(), (dy * turn.cos() - dx * turn.sin()) / aspect
@@ -108,15 +109,20 @@ def collages(n: int, images: Images, rng: torch.Generator, texture: Texture) -> 
     return (255 * canvas).round().to(torch.uint8)
 
 
+def _uniform(rng: torch.Generator, *shape: int) -> Tensor:
+    """Numbers in [0, 1), where the generator is."""
+    return torch.rand(*shape, generator=rng, device=rng.device)
+
+
 def _recoloured(images: Tensor, rng: torch.Generator) -> Tensor:
     """RGB (N, 3, H, W) in [0, 1], each image's hues turned by an angle and made 0 to 1.3 times as strong."""
     n, channels = images.shape[:2]
     if channels != 3:
         return images
-    angle, strength = 2 * math.pi * torch.rand(n, generator=rng), 1.3 * torch.rand(n, generator=rng)
-    cos, sin, zero = strength * angle.cos(), strength * angle.sin(), torch.zeros(n)
-    turned = torch.stack([torch.ones(n), zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(n, 3, 3)
-    mixing = torch.linalg.inv(YUV) @ turned @ YUV  # (N, 3, 3)
+    angle, strength = 2 * math.pi * _uniform(rng, n), 1.3 * _uniform(rng, n)
+    cos, sin, zero = strength * angle.cos(), strength * angle.sin(), torch.zeros_like(angle)
+    turned = torch.stack([torch.ones_like(angle), zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(n, 3, 3)
+    mixing = torch.linalg.inv(YUV).to(angle.device) @ turned @ YUV.to(angle.device)  # (N, 3, 3)
     recoloured: Tensor = torch.einsum("nij,njhw->nihw", mixing, images).clamp(0, 1)
     return recoloured
 
@@ -126,12 +132,15 @@ def coloured_noise(n: int, images: Images, rng: torch.Generator) -> Tensor:
     c, h, w = images.channels, images.height, images.width
     frequency = (torch.fft.fftfreq(h)[:, None].square() + torch.fft.rfftfreq(w).square()).sqrt()
     frequency[0, 0] = math.inf  # no mean: that is the colour
-    white = torch.randn(n, 1, h, w, generator=rng) + 0.3 * torch.randn(n, c, h, w, generator=rng)
+    frequency = frequency.to(rng.device)
+    white = torch.randn(n, 1, h, w, generator=rng, device=rng.device) + 0.3 * torch.randn(
+        n, c, h, w, generator=rng, device=rng.device
+    )
     spectrum = torch.fft.rfft2(white) / frequency
     noise = torch.fft.irfft2(spectrum, s=(h, w))
     noise = noise / noise.flatten(1).std(dim=1).clamp_min(1e-6).view(n, 1, 1, 1)
-    gray, contrast = torch.rand(2, n, 1, 1, 1, generator=rng)
-    tint = 0.4 * (torch.rand(n, c, 1, 1, generator=rng) - 0.5)  # colours of things are near to gray
+    gray, contrast = _uniform(rng, 2, n, 1, 1, 1)
+    tint = 0.4 * (_uniform(rng, n, c, 1, 1) - 0.5)  # colours of things are near to gray
     coloured: Tensor = (gray + tint + 0.15 * contrast * noise).clamp(0, 1)
     return coloured
 
@@ -143,11 +152,11 @@ def crops(n: int, pyramids: list[list[Tensor]], images: Images, rng: torch.Gener
     One picture so augmented is enough to distil from (Asano and Saeed, The Augmented Image Prior, ICLR 2023).
     pyramids: per photograph, float (C, H, W) in [0, 1], each next one of half the size.
     """
-    out = torch.empty(n, images.channels, images.height, images.width)
-    which = torch.randint(len(pyramids), (n,), generator=rng)
+    out = torch.empty(n, images.channels, images.height, images.width, device=rng.device)
+    which = torch.randint(len(pyramids), (n,), generator=rng, device=rng.device)
     for index, levels in enumerate(pyramids):
         chosen = (which == index).nonzero()[:, 0]
-        u = torch.rand(9, len(chosen), generator=rng)
+        u = _uniform(rng, 9, len(chosen))
         _, height, width = levels[0].shape
         longest = min(height / images.height, width / images.width)  # photograph's pixels per pixel of the crop
         zoom = longest ** u[0]  # 1 to longest, every scale as often
@@ -155,7 +164,7 @@ def crops(n: int, pyramids: list[list[Tensor]], images: Images, rng: torch.Gener
         turn, squeeze = (u[1] - 0.5) * 0.7, torch.exp((u[2] - 0.5) * 0.5)
         mirror = torch.where(u[3] < 0.5, -1.0, 1.0)
         sy, sx = zoom * images.height / height * squeeze, zoom * images.width / width / squeeze
-        theta = torch.zeros(len(chosen), 2, 3)
+        theta = torch.zeros(len(chosen), 2, 3, device=rng.device)
         theta[:, 0, 0], theta[:, 0, 1] = mirror * sx * turn.cos(), -sx * turn.sin()
         theta[:, 1, 0], theta[:, 1, 1] = mirror * sy * turn.sin(), sy * turn.cos()
         theta[:, 0, 2] = (2 * u[4] - 1) * (1 - sx).clamp_min(0)
@@ -163,10 +172,10 @@ def crops(n: int, pyramids: list[list[Tensor]], images: Images, rng: torch.Gener
         for step in level.unique().tolist():
             here = (level == step).nonzero()[:, 0]
             grid = F.affine_grid(theta[here], [len(here), 1, images.height, images.width], align_corners=False)
-            picture = levels[step].expand(len(here), -1, -1, -1)
+            picture = levels[step].to(rng.device).expand(len(here), -1, -1, -1)
             out[chosen[here]] = F.grid_sample(picture, grid, padding_mode="reflection", align_corners=False)
-    contrast, bright = torch.exp(0.6 * (torch.rand(2, n, 1, 1, 1, generator=rng) - 0.5))
-    tint = torch.exp(0.4 * (torch.rand(n, images.channels, 1, 1, generator=rng) - 0.5))
+    contrast, bright = torch.exp(0.6 * (_uniform(rng, 2, n, 1, 1, 1) - 0.5))
+    tint = torch.exp(0.4 * (_uniform(rng, n, images.channels, 1, 1) - 0.5))
     mean = out.mean(dim=(1, 2, 3), keepdim=True)
     out = ((out - mean) * contrast + mean) * bright * tint
     changed: Tensor = out.clamp(0, 1)

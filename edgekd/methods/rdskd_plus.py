@@ -120,12 +120,14 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     rounds, image_steps = config.rounds or 1, (config.image_steps or 0) // (config.rounds or 1)
     drawn, replayed = config.prior_images or 0, round(config.batch * (config.made_share or 0.0))
     rng = torch.Generator(run.device).manual_seed(run.seed)
-    pens = torch.Generator().manual_seed(run.seed)  # of the prior, which is drawn on the CPU
+    pens = torch.Generator(run.device).manual_seed(run.seed)  # of the prior
     source = open_prior(config.prior or "none", facts)
     student_steps = config.student_steps // rounds
     room = capacities(config, facts)
-    given = Bank(run.folder / "prior.u8", facts, capacity=room[0], classes=classes)
-    made = Bank(run.folder / "made.u8", facts, capacity=room[1], classes=classes, spare=spare(config, facts))
+    given, made = (
+        Bank(run.folder / name, facts, capacity=most, classes=classes, spare=more, device=run.device)
+        for name, most, more in (("prior.u8", room[0], 0), ("made.u8", room[1], spare(config, facts)))
+    )
     maker = _maker(source, config, teacher, run, round_=0)
     optim_m = torch.optim.Adam(maker.parameters(), config.image_lr if source else config.generator_lr, (0.5, 0.999))
     optim_s = student_optimizer(student, config.optimizer, config.student_lr, colour=facts.channels > 1)
@@ -140,14 +142,14 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     def sample(n: int) -> Tensor:
         with torch.no_grad():
             if source:
-                return normalised(source(n, pens).to(run.device), facts)
+                return normalised(source(n, pens), facts)
             return images_from(maker, torch.randn(n, config.latent, generator=rng, device=run.device))
 
     while source and given.added < drawn:
         chunk = max(1, min(CHUNK, CHUNK_NUMBERS // numbers(facts), drawn - given.added))
         pixels = source(chunk, pens)
         with torch.no_grad():
-            given.add_pixels(pixels, logits_of(teacher.model, normalised(pixels.to(run.device), facts)))
+            given.add_pixels(pixels, logits_of(teacher.model, normalised(pixels, facts)))
         run.log("prior", given.added, drawn)
         checkpoint.keep(at)
 
