@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from edgekd.report.result import refresh_fleet, refresh_page, write_result
 from edgekd.shortlist import measured_first
 from edgekd.signing import private_key, sign_bundle
 from edgekd.sizing import search, sized
-from edgekd.stages import bundled, claim, distilled, measured, referenced, unpacked
+from edgekd.stages import bundled, claim, distilled, measured, read_settings, referenced, unpacked
 from edgekd.student import LARGE
 from edgekd.types import Bundle, Log, Profile, Recipe, Sizing, StudentSpec, Teacher
 
@@ -104,7 +103,7 @@ def compress(
     config = configure(method, budget, settings or {}, teacher)
     before = folder / "settings.json"
     if board and before.is_file():  # what was measured then is not measured again
-        family = name_of(from_dict(StudentSpec, _settings(before)["student"], where=str(before)))
+        family = name_of(from_dict(StudentSpec, read_settings(before)["student"], where=str(before)))
     found = search(teacher, profile, family=family, like_teacher=like_teacher, must_fit=board is None)
     if board and not before.is_file():
         found = measured_first(found, teacher, profile, lambda bundle: board(bundle, quick=True), say=say)
@@ -173,19 +172,13 @@ def gentle(config: Any) -> Any:
     return dataclasses.replace(config, optimizer="sgd", student_lr=RATES["sgd"] / 5)
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    """What an earlier run wrote down of itself."""
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return values
-
-
 def _stored(folder: Path, method: str, budget: str, config: Any) -> Any:
     """The settings that an earlier run in the folder was planned with, so that it can be gone on with; else None."""
     path = folder / "settings.json"
     if path.is_file():
-        before = _settings(path)["recipe"]
-        if (before["method"], before["budget"]) == (method, budget):
-            return from_dict(type(config), before["config"], where=str(path))
+        before = read_settings(path)["recipe"]
+        if (before.get("method"), before.get("budget")) == (method, budget):
+            return from_dict(type(config), before.get("config"), where=str(path))
     return None
 
 
