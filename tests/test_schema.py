@@ -155,10 +155,9 @@ def changed(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 def test_changed_documents_are_refused(name: str, documents: dict[str, Any]) -> None:
     """A value of another type anywhere; below a setting of a method or a figure's name anything may be."""
     document = documents[f"{name} file"]
-    for many in ("files", "candidates", "front"):  # one stands for all
-        if many in document:
-            kept = list(document[many].items())[:1] if isinstance(document[many], dict) else document[many][:1]
-            document = document | {many: dict(kept) if isinstance(document[many], dict) else kept}
+    for many in {"files", "candidates", "front"} & document.keys():  # one stands for all
+        kept: Any = document[many]
+        document = document | {many: dict(list(kept.items())[:1]) if isinstance(kept, dict) else kept[:1]}
     if name == "report":
         document = document | {"graphs": {"fp32": document["graphs"]["fp32"]}}
     free = 0
@@ -172,7 +171,7 @@ def test_changed_documents_are_refused(name: str, documents: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("name", ["manifest", "result", "settings", "report", "compress", "plan", "verify", "try"])
 def test_missing_and_unknown_names_are_refused(name: str, documents: dict[str, Any]) -> None:
-    document = documents.get(f"{name} file", documents.get(name))
+    document = documents[f"{name} file" if f"{name} file" in documents else name]
     for key in document:
         optional = (name, key) == ("report", "evaluation")
         assert validator(name).is_valid(changed(document, (key,), ...)) is optional, key
@@ -202,7 +201,7 @@ def test_definitions_have_the_names_of_the_dataclasses() -> None:
 
 def test_a_measured_device(documents: dict[str, Any]) -> None:
     report = documents["report file"]
-    fields = {field.name: None for field in dataclasses.fields(Row)}
+    fields: dict[str, Any] = {field.name: None for field in dataclasses.fields(Row)}
     row = Row(**fields | {"network": "cnn:4", "pixels": 32, "precision": "fp32", "threads": 1, "latency_ms": 0.5})
     values: dict[str, Any] = {"rows": (row,), "errors": (-0.25,), "warnings": ("a busy board",)}
     values |= {"device": report["device"], "runtime": report["runtime"], "profile": None}
