@@ -19,6 +19,7 @@ from edgekd import (
     plan_command,
     profile_commands,
     report_command,
+    schema_command,
     try_command,
     verify_command,
 )
@@ -273,6 +274,7 @@ app.command()(verify_command.verify)
 app.command()(verify_command.sign)
 app.command("try")(try_command.try_picture)
 app.command()(explain_command.explain)
+app.command()(schema_command.schema)
 
 
 if __name__ == "__main__":

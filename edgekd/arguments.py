@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from edgekd.errors import UsageError
+from edgekd.files import parsed
 
 if TYPE_CHECKING:
     from edgekd.types import Teacher
@@ -85,7 +85,7 @@ def settings(given: list[str] | None) -> dict[str, Any]:
     for item in given or []:
         name, _, value = item.partition("=")
         try:
-            found[name] = json.loads(value)
+            found[name] = parsed(value)
         except ValueError as error:
             fix = "write name=number, e.g.  --set student_lr=1e-3"
             raise UsageError(f"--set {item} is not a setting", code="E0205", fix=fix) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import textwrap
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import IntegrityError
-from edgekd.files import data_dir, from_dict, sha256, write_json
+from edgekd.files import data_dir, from_dict, parsed, sha256, write_json
 from edgekd.types import Bundle, Manifest
 
 SCHEMA = 1
@@ -99,7 +98,7 @@ def _how_to_run(manifest: Manifest) -> str:
 def read_bundle(folder: Path) -> Bundle:
     """Reads and verifies a bundle. Raises IntegrityError naming the first file that is missing or changed."""
     try:
-        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        values = parsed((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise IntegrityError(
             f"{folder} is not a bundle: {MANIFEST} cannot be read",

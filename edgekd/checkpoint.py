@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,14 +35,17 @@ _stop: list[int] = []  # the signal that asked to stop, once one has
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """While inside, SIGINT and SIGTERM ask the next Checkpoint.keep to save and stop; a second one stops at once."""
+    """While inside, SIGINT and SIGTERM ask the next Checkpoint.keep to save and stop; a second one stops at once.
+
+    In another thread than the main one signals are the program's, and nothing asks."""
 
     def ask(number: int, frame: FrameType | None) -> None:
         if _stop:
             raise Interrupted("stopped at once; the last checkpoint stands", signal=number)
         _stop.append(number)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    main = threading.current_thread() is threading.main_thread()  # Python lets no other thread set handlers
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
     try:
         yield
     finally:

@@ -21,6 +21,7 @@ from edgekd.errors import EdgekdError, EnvironmentLacking, InputError
 
 T = TypeVar("T")
 LARGEST_FLOAT = sys.float_info.max
+DEEPEST = 64  # tables and lists inside each other; our documents have 8
 
 
 def data_dir(name: str) -> Path:
@@ -74,6 +75,25 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
     with written(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def parsed(text: str | bytes) -> Any:
+    """The JSON value of a text that anybody may have written.
+
+    Raises ValueError for what is no JSON, and for one that is nested more than DEEPEST deep: what walks through it
+    later would run out of stack.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"it is nested more than {DEEPEST} deep") from error
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        inner = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
+        level = [v for values in inner for v in values]
+        if not level:
+            return value
+    raise ValueError(f"it is nested more than {DEEPEST} deep")
 
 
 def plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.errors import EnvironmentLacking
+from edgekd.files import parsed
 
 NAME = ".lock"
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what a network file system without flock answers
@@ -79,7 +80,7 @@ def _own(file: int, path: Path) -> None:
 
 def _owner(file: int) -> dict[str, Any]:
     try:
-        found = json.loads(os.pread(file, 4096, 0))
+        found = parsed(os.pread(file, 4096, 0))
     except ValueError:  # being written, or cut off by a crash
         return {}
     return found if isinstance(found, dict) else {}

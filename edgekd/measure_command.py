@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -15,6 +15,9 @@ from edgekd import completion, console
 from edgekd.errors import UsageError
 from edgekd.files import plain
 from edgekd.options import AsJson, BoardPython, Debug, Quiet, SshConfig
+
+if TYPE_CHECKING:
+    from edgekd.measure import Measured
 
 
 def measure(
@@ -55,12 +58,7 @@ def measure(
         says = f"Measured on {time.strftime('%Y-%m-%d')}: {device}. {len(errors)} rows, mean error {mean:.1%}."
         write_profile(path, found, says)
         if as_json:
-            document = {"file": str(path), "device": plain(found.device), "runtime": plain(found.runtime),
-                        "mean_error": mean, "worst_error": worst, "warnings": list(found.warnings),
-                        "rows": [{"network": r.network, "pixels": r.pixels, "precision": r.precision,
-                                  "threads": r.threads, "latency_ms": r.latency_ms, "error": e}
-                                 for r, e in zip(found.rows, found.errors, strict=True)]}  # fmt: skip
-            print(json.dumps(document, indent=2, ensure_ascii=False))
+            print(json.dumps(document(path, found), indent=2, ensure_ascii=False))
             return
         table = Table(
             "network", *(Column(head, justify="right") for head in ("pixels", "threads")), "precision",
@@ -76,6 +74,17 @@ def measure(
         console.out.print(f"profile   {escape(str(path))}", highlight=False, soft_wrap=True)
         use = profile.name if out is None else str(path)
         console.out.print(f"next      edgekd plan TEACHER --profile {escape(use)}", highlight=False, soft_wrap=True)
+
+
+def document(path: Path, found: Measured) -> dict[str, Any]:
+    """The JSON document of edgekd profiles measure."""
+    errors = [abs(error) for error in found.errors]
+    return {
+        "file": str(path), "device": plain(found.device), "runtime": plain(found.runtime),
+        "mean_error": sum(errors) / len(errors), "worst_error": max(errors), "warnings": list(found.warnings),
+        "rows": [{"network": r.network, "pixels": r.pixels, "precision": r.precision, "threads": r.threads,
+                  "latency_ms": r.latency_ms, "error": e} for r, e in zip(found.rows, found.errors, strict=True)],
+    }  # fmt: skip
 
 
 def _counts(threads: str) -> list[int]:

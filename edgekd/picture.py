@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image, ImageOps
 
 from edgekd.errors import InputError, UsageError
 from edgekd.export import Pixels, onnx_logits
+from edgekd.files import parsed
 from edgekd.types import Bundle, Images
 
 CHANNELS = {1: "L", 3: "RGB"}  # Pillow's names
@@ -90,7 +90,7 @@ def _fastest(bundle: Bundle) -> tuple[str, str]:
     report = bundle.folder / "report.json"
     if report.is_file():
         try:
-            measured = json.loads(report.read_text(encoding="utf-8"))["graphs"]
+            measured = parsed(report.read_text(encoding="utf-8"))["graphs"]
             return min(graphs, key=lambda name: float(measured[name]["latency_ms"]["p50"])), "the fastest as measured"
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from edgekd.report.result import refresh_fleet, refresh_page, write_result
 from edgekd.shortlist import measured_first
 from edgekd.signing import private_key, sign_bundle
 from edgekd.sizing import search, sized
-from edgekd.stages import bundled, claim, distilled, measured, referenced, unpacked
+from edgekd.stages import bundled, claim, distilled, measured, read_settings, referenced, unpacked
 from edgekd.student import LARGE
 from edgekd.types import Bundle, Log, Profile, Recipe, Sizing, StudentSpec, Teacher
 
@@ -104,7 +103,7 @@ def compress(
     config = configure(method, budget, settings or {}, teacher)
     before = folder / "settings.json"
     if board and before.is_file():  # what was measured then is not measured again
-        family = name_of(from_dict(StudentSpec, _settings(before)["student"], where=str(before)))
+        family = name_of(from_dict(StudentSpec, read_settings(before)["student"], where=str(before)))
     found = search(teacher, profile, family=family, like_teacher=like_teacher, must_fit=board is None)
     if board and not before.is_file():
         found = measured_first(found, teacher, profile, lambda bundle: board(bundle, quick=True), say=say)
@@ -119,11 +118,9 @@ def compress(
     for doubt in doubts(teacher, config):
         warn(doubt)
     recipe = Recipe(method, budget, config, seed)
-    asked = {"teacher": teacher.sha256, "profile": profile, "student": sizing.spec, "recipe": recipe}
-    asked["teacher_licence"] = teacher_licence or None
     with locked(folder) if first() else nullcontext():
         with one_after_the_first():
-            claim(folder, plain(asked | {"edgekd": edgekd.__version__}))
+            claim(folder, settings_of(teacher, profile, sizing, recipe, teacher_licence))
             if not (folder / "plan.json").exists():
                 write_json(folder / "plan.json", candidates.document(found))
         student, pixels = distilled(teacher, sizing, recipe, folder, log, say, warn)
@@ -141,6 +138,15 @@ def compress(
         result = Result(folder, bundle, report, sizing, profile, recipe, graph, broken, time.monotonic() - start)
         write_result(result)
         return result
+
+
+def settings_of(
+    teacher: Teacher, profile: Profile, sizing: Sizing, recipe: Recipe, teacher_licence: str = ""
+) -> dict[str, Any]:
+    """What must be the same for a run to be gone on with: settings.json."""
+    asked = {"teacher": teacher.sha256, "profile": profile, "student": sizing.spec, "recipe": recipe}
+    found: dict[str, Any] = plain({**asked, "teacher_licence": teacher_licence or None, "edgekd": edgekd.__version__})
+    return found
 
 
 def doubts(teacher: Teacher, config: Any) -> list[str]:
@@ -173,19 +179,13 @@ def gentle(config: Any) -> Any:
     return dataclasses.replace(config, optimizer="sgd", student_lr=RATES["sgd"] / 5)
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    """What an earlier run wrote down of itself."""
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return values
-
-
 def _stored(folder: Path, method: str, budget: str, config: Any) -> Any:
     """The settings that an earlier run in the folder was planned with, so that it can be gone on with; else None."""
     path = folder / "settings.json"
     if path.is_file():
-        before = _settings(path)["recipe"]
-        if (before["method"], before["budget"]) == (method, budget):
-            return from_dict(type(config), before["config"], where=str(path))
+        before = read_settings(path)["recipe"]
+        if (before.get("method"), before.get("budget")) == (method, budget):
+            return from_dict(type(config), before.get("config"), where=str(path))
     return None
 
 
@@ -209,7 +209,7 @@ def _timed(
 
 
 def bench(
-    folder: Path,
+    folder: str | Path,
     *,
     quick: bool = False,
     threads: int | None = None,
@@ -218,7 +218,14 @@ def bench(
     soak: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Verifies the bundle in `folder` and measures it on this machine; gives its report.json. See run_bundle."""
+    """Verifies the bundle in `folder` and measures it on this machine; gives its report, which report.json is.
+
+    quick: 2 s and 200 runs of each graph instead of 10 s and 1,000. threads: of the CPU; None: the profile's, 0: all.
+    eval_data: npz with images and labels, for accuracy. reference: another graph (.onnx), measured in turns. soak:
+    minutes at full load afterwards. say: one line per phase. "valid" tells whether the latencies count. Raises
+    IntegrityError for a changed bundle, MeasurementError where the runner fails.
+    """
+    folder = Path(folder)
     with _measurable(folder, eval_data, reference) as (bundle, evaluation):
         report = run_bundle(
             bundle, quick=quick, threads=threads, eval_data=evaluation, reference=reference, soak=soak, say=say
@@ -228,7 +235,7 @@ def bench(
 
 
 def bench_on(
-    folder: Path,
+    folder: str | Path,
     boards: Sequence[Board],
     *,
     jobs: int = 4,
@@ -244,6 +251,7 @@ def bench_on(
     done: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Verifies the bundle in `folder` and measures it on boards over ssh; what became of each. See run_fleet."""
+    folder = Path(folder)
     with _measurable(folder, eval_data, reference) as (bundle, evaluation):
         outcomes = run_fleet(
             bundle, boards, jobs=jobs, quick=quick, threads=threads, eval_data=evaluation, reference=reference,

@@ -27,11 +27,12 @@ from edgekd.device import run_bundle
 from edgekd.errors import ExportError, InputError, UsageError
 from edgekd.evaluation import EvalData, write_eval_data
 from edgekd.export import Pixels, export, export_fp32, gates, graph_path, torch_logits
-from edgekd.files import plain, sweep, write_json, written
+from edgekd.files import parsed, plain, sweep, write_json, written
 from edgekd.grid import write_grid
 from edgekd.lock import unwritable
 from edgekd.methods import distill
 from edgekd.provenance import made_with, provenance
+from edgekd.report.reading import read_report
 from edgekd.student import first_student, name_of
 from edgekd.teacher import load_teacher, save_teacher
 from edgekd.training_log import TrainingLog
@@ -52,16 +53,7 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
             write_json(path, settings)
     except OSError as error:
         raise unwritable(folder, error) from error
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            f"{path} cannot be read",
-            code="E0354",
-            why=str(error),
-            fix="name another folder with -o DIR, or delete this one",
-        ) from error
-    changed = differences(before, plain(settings))
+    changed = differences(read_settings(path), plain(settings))
     if changed:
         raise UsageError(
             f"{folder} holds a run with other settings",
@@ -69,6 +61,24 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
             why="; ".join(changed[:SHOWN]) + (f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""),
             fix="name another folder with -o DIR, or delete this one",
         )
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What a run wrote down of itself, settings.json. Raises InputError where it cannot be read or lacks a part."""
+    try:
+        values = parsed(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or not all(
+            isinstance(values.get(part), dict) for part in ("student", "recipe")
+        ):
+            raise ValueError("it has no student or no recipe")
+    except ValueError as error:
+        raise InputError(
+            f"{path} cannot be read",
+            code="E0354",
+            why=str(error),
+            fix="name another folder with -o DIR, or delete this one",
+        ) from error
+    return values
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
@@ -251,7 +261,7 @@ def measured(
     """The bundle's report on this machine; made again where the one that is there has other evaluation data."""
     path, wanted = bundle.folder / "report.json", None if eval_data is None else eval_data.sha256
     if path.exists():
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        report = read_report(path)
         if (report.get("evaluation") or {}).get("sha256") == wanted:
             say("measured already")
             return report

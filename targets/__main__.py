@@ -30,8 +30,10 @@ def verified(folder: str) -> Dict[str, Any]:
     try:
         with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as handle:
             manifest: Dict[str, Any] = json.load(handle)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Refused("manifest.json cannot be read: %s" % error, EXIT_INTEGRITY)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise Refused("manifest.json is none of edgekd's: it lists no files", EXIT_INTEGRITY)
     for name, wanted in sorted(manifest["files"].items()):
         try:
             with open(os.path.join(folder, name), "rb") as handle:

@@ -181,7 +181,7 @@ def layers_in(text: str) -> Dict[str, Any]:
     try:
         found = json.loads(text)
         layers = [_layer(layer) for layer in found["Layers"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return {"count": None, "why": "the engine's description cannot be read: %s" % error}
     types: Dict[str, int] = {}
     for layer in layers:

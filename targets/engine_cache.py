@@ -70,7 +70,7 @@ def stored(folder: str, name: str, made_from: Dict[str, Any]) -> Optional[bytes]
     except (FileNotFoundError, NotADirectoryError):
         _writable(folder)
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Refused("%s.json cannot be read: %s; remove it and it is built anew" % (path, error), EXIT_INTEGRITY)
     compare(path, found, made_from)
     if found.get("engine_sha256") != sha256_of(engine):

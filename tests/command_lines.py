@@ -10,6 +10,8 @@ from typer.main import get_command
 
 from edgekd.__main__ import app
 
+AT_ONCE = ("--install-completion", "--show-completion")
+
 
 def words(line: str) -> list[str]:
     """The arguments of a line such as "edgekd bench BUNDLE [--quick] ...   # comment", without the program's name."""
@@ -30,6 +32,9 @@ def problem(line: str, *, whole: bool = True) -> str:
         if name not in found:
             return f"{path} has no command {name!r}"
         command, path = found[name], f"{path} {name}"
+    if given and given[0] in AT_ONCE:  # parsing does it: it would change this user's shell
+        known = [name for parameter in command.params for name in parameter.opts]
+        return "" if given[0] in known else f"{path}: no option {given[0]}"
     try:
         command.make_context(path, given)
     except typer.Exit:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
+from typer.testing import CliRunner
 
 from edgekd import Images, bundle, load_teacher, save_teacher
+from edgekd.__main__ import app
 from edgekd.evaluation import EvalData
 from edgekd.files import data_dir
 from edgekd.networks import ResNet
@@ -21,6 +27,8 @@ from edgekd.types import Teacher
 HASTY = {"look_s": 0.05, "warmup_s": 0.05, "seconds": 0.1, "idle_s": 0.01, "meter_s": 0.1, "meter_idle_s": 0.05}
 FACTS = Images(1, 8, 8, (0.5,), (0.25,))
 CLASSES = ("rows", "columns", "top", "left")
+FEW = ("batch=32", "latent=8", "generator_width=8", "generator_steps=5", "student_steps=5")  # of the method rdskd
+BRIEF = ("--method", "rdskd", "--student", "cnn:4", *(f"--set={setting}" for setting in FEW))
 
 
 def pictures(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -84,3 +92,25 @@ def eval_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def eval_data() -> EvalData:
     images, labels = pictures(256, seed=2)
     return EvalData(images[:, None], labels, "test.npz", "0" * 64)
+
+
+@dataclass(frozen=True)
+class Example:
+    """What `edgekd compress teacher.pt --profile jetson --eval-data test.npz --json` left, trained for five steps."""
+
+    folder: Path  # teacher.pt, test.npz, image.png and teacher-jetson/; to be copied where something changes it
+    document: dict[str, Any]  # that it printed
+
+
+@pytest.fixture(scope="session")
+def example(teacher_file: Path, eval_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Example:
+    folder = tmp_path_factory.mktemp("example")
+    shutil.copy(teacher_file, folder / "teacher.pt")
+    shutil.copy(eval_file, folder / "test.npz")
+    Image.fromarray(pictures(1, seed=3)[0][0]).save(folder / "image.png")
+    line = ["compress", "teacher.pt", "--profile", "jetson", "--eval-data", "test.npz", *BRIEF, "--json"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done = CliRunner().invoke(app, line)
+    assert done.exit_code == 0, done.output
+    return Example(folder, json.loads(done.stdout))

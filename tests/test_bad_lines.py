@@ -40,7 +40,7 @@ BOARDS = ("ftp://x", "ssh://", "ssh://a b", "ssh://host:99999", "ssh://[x]", "ss
 # Commands, and how many arguments they want. No file here can be used, so that nothing is trained or measured.
 COMMANDS: dict[tuple[str, ...], int] = {
     ("compress",): 1, ("plan",): 1, ("eval",): 1, ("bench",): 1, ("inspect",): 1, ("report",): 1, ("runs",): 1,
-    ("verify",): 1, ("sign",): 1, ("try",): 2, ("explain",): 1, ("methods",): 0,
+    ("verify",): 1, ("sign",): 1, ("try",): 2, ("explain",): 1, ("schema",): 1, ("methods",): 0,
     ("profiles", "show"): 1, ("profiles", "check"): 1, ("profiles", "new"): 1, ("profiles", "list"): 0,
 }  # fmt: skip
 

@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from schemas import problems
 from typer.testing import CliRunner
 
 from edgekd import bundle as packing
@@ -204,6 +205,7 @@ def test_bench_in_a_folder_that_a_shell_would_obey(
     done = CliRunner().invoke(app, command, env=environment)
     assert done.exit_code in (0, 5), done.stderr  # 5: this machine was busy
     (found,) = json.loads(done.stdout)["boards"]
+    assert not problems("boards", json.loads(done.stdout))
     assert found["ok"] and found["valid"] is (done.exit_code == 0)
     assert found["report"]["graphs"]["fp32"]["agreement"] == 1
     home = bundle.folder.parent / "boards" / f"root@board1_{server.port}" / "report.json"
@@ -230,6 +232,7 @@ def test_exit_codes_of_the_command_line(server: Server, bundle: Bundle, there: P
     lines = [word for word in [*command, "--on", f"ssh://moved{there}", "--json-lines"] if word != "--json"]
     done = CliRunner().invoke(app, lines, env=environment)
     told = [json.loads(line) for line in done.stdout.splitlines()]  # a line per board, as they end
+    assert not [problem for line in told for problem in problems("board", line)]
     assert done.exit_code == 5 and {board["error"]["code"] for board in told} == {"E0511", "E0513"}
     done = CliRunner().invoke(app, [*command, "--on", "ssh://-oProxyCommand=id"], env=environment)
     assert done.exit_code == 2 and json.loads(done.stdout)["error"]["code"] == "E0240"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
@@ -17,7 +16,7 @@ from edgekd.bundle import MANIFEST
 from edgekd.device.link import Link, Lost
 from edgekd.device.refusals import NO_SPACE, full, last_line
 from edgekd.errors import InputError, IntegrityError, MeasurementError
-from edgekd.files import sha256
+from edgekd.files import parsed, sha256
 from edgekd.types import Bundle
 
 PLAIN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -98,7 +97,7 @@ def listing(link: Link, folder: str, python: str) -> dict[str, Any]:
     """The files in the board's folder with their sha256, and the bytes that are free. Raises Lost."""
     found = link.sh(f"{shlex.quote(python)} -c {shlex.quote(LIST)} {shlex.quote(folder)} </dev/null")
     try:
-        read: dict[str, Any] = json.loads(found.out)
+        read: dict[str, Any] = parsed(found.out)
         return {"free": int(read["free"]), "files": {str(k): [str(v[0]), int(v[1])] for k, v in read["files"].items()}}
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise MeasurementError(

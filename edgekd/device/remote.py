@@ -7,7 +7,6 @@ the same command, started again, goes on with it. All lies in one folder of the 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import secrets
 import threading
@@ -22,7 +21,7 @@ from edgekd.device.link import Link, Lost, stopped
 from edgekd.device.local import FAILURES
 from edgekd.device.refusals import NO_SPACE, full, last_line, legible, python_lacking
 from edgekd.errors import EdgekdError, EnvironmentLacking, IntegrityError, MeasurementError, UsageError
-from edgekd.files import write_json, written
+from edgekd.files import parsed, write_json, written
 from edgekd.types import Bundle
 
 POLL_S, SLOWEST_POLL_S = 2.0, 10.0  # a look costs the board a process; the longer nothing happens, the rarer
@@ -88,7 +87,7 @@ def run_on(
             visit.step(lambda: visit.start(folder, options))
             visit.follow(folder)
             content = visit.step(lambda: visit.fetch(folder))
-            report: dict[str, Any] = json.loads(content)
+            report: dict[str, Any] = parsed(content)
             runs = visit.step(lambda: visit.fetch(folder, RUNS)) if report.get("raw") else b""
         except Unfinished:
             raise
@@ -155,7 +154,7 @@ class Visit:
         if not self.state.is_file():
             return {}
         try:
-            found = json.loads(self.state.read_text(encoding="utf-8"))
+            found = parsed(self.state.read_text(encoding="utf-8"))
         except ValueError:  # a state that cannot be read is none: the run begins anew
             return {}
         return found if isinstance(found, dict) else {}
@@ -279,7 +278,7 @@ def _failed(board: Board, state: str, lines: list[str], python: str) -> EdgekdEr
 def _checked(board: Board, content: bytes) -> bytes:
     """The report's bytes, when all that tables show of it is there; a board may send anything."""
     try:
-        report = json.loads(content)
+        report = parsed(content)
         words = [report["device"]["name"], report["runtime"]["name"], report["runtime"]["version"], *report["reasons"]]
         figures = [g[k] for g in report["graphs"].values() for k in ("mb", "agreement")]
         figures += [g["latency_ms"][q] for g in report["graphs"].values() for q in ("p50", "p90", "p99")]

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 from edgekd.errors import InputError
-from edgekd.files import from_dict, plain
+from edgekd.files import from_dict, parsed, plain
 from edgekd.types import Images
 
 
@@ -37,8 +37,8 @@ def graph_facts(path: Path) -> GraphFacts:
         raise InputError(f"{path} is not a whole ONNX graph", code="E0351", why=str(error).strip()) from error
     facts = {p.key: p.value for p in graph.metadata_props}
     try:
-        images = from_dict(Images, json.loads(facts["edgekd.images"]), where=str(path))
-        classes, precision = tuple(json.loads(facts["edgekd.classes"])), facts["edgekd.precision"]
+        images = from_dict(Images, parsed(facts["edgekd.images"]), where=str(path))
+        classes, precision = tuple(parsed(facts["edgekd.classes"])), facts["edgekd.precision"]
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} was not written by edgekd",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,10 +48,16 @@ class Gate:
 
     def document(self) -> dict[str, Any]:
         """For the manifest: the figures; of a refused graph the reason and its worst layers as well."""
+        figures = _finite(self.figures)
         if self.refused is None:
-            return dict(self.figures)
-        layers = [asdict(layer) for layer in worst(self.refused.layers, SHOWN)]
-        return {**self.figures, "refused": self.refused.problem, "worst_layers": layers}
+            return figures
+        layers = [_finite(asdict(layer)) for layer in worst(self.refused.layers, SHOWN)]
+        return {**figures, "refused": self.refused.problem, "worst_layers": layers}
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """None for NaN and Inf, which JSON does not have."""
+    return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()}
 
 
 def check_parity(precision: str, graph: Logits, torch_: Logits, *, layers: Layers | None = None) -> dict[str, float]:

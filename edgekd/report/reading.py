@@ -10,7 +10,7 @@ from typing import Any
 
 from edgekd.bundle import read_bundle
 from edgekd.errors import InputError
-from edgekd.files import plain
+from edgekd.files import parsed, plain
 from edgekd.report.cells import pointer
 
 PERCENTILES = ("p50", "p90", "p95", "p99")
@@ -147,8 +147,8 @@ def _optional(path: Path) -> dict[str, Any] | None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = parsed(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON", code="E0373", why=str(error)) from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object", code="E0373", why=f"found {type(value).__name__}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekd.errors import InputError
 from edgekd.families import name_of
-from edgekd.files import from_dict
+from edgekd.files import from_dict, parsed
 from edgekd.report.reading import read_log, read_report
 from edgekd.report.verdict import derived, verdict
 from edgekd.types import StudentSpec
@@ -97,7 +96,7 @@ def _stage(folder: Path) -> str:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:
