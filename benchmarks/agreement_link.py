@@ -4,10 +4,10 @@
     python benchmarks/agreement_link.py fit [--write]      the link of MEASURES; --write: edgekd/agreement.toml
 
 Reads what benchmarks/agreement_pairs.py wrote. logit(student's top-1 / teacher's) is a straight line in the mean logit
-of the agreements, by least squares, its slope held at or above 0. The interval is split conformal: quantiles of the
-residuals of pairs that were each left out of the fit (Lei et al., JASA 2018; Barber et al., Annals of Statistics 2021).
-Coverage is judged by leaving out each pair, and each data set with all of its pairs, both with an interval whose line
-and quantiles have not seen what was left out. What lies outside of the others' agreements counts there as well,
+of balanced agreements, by least squares, its slope held at or above 0. The interval is split conformal: quantiles of
+the residuals of pairs that were each left out of the fit (Lei et al., JASA 2018; Barber et al., Annals of Statistics
+2021). Coverage is judged by leaving out each pair, and each data set with all of its pairs, both with an interval whose
+line and quantiles have not seen what was left out. What lies outside of the others' agreements counts there as well,
 although edgekd says "not known" to it.
 """
 
@@ -32,7 +32,7 @@ from edgekd.files import plain, written
 
 RESULTS = Path(__file__).resolve().parent / "results" / "agreement.jsonl"
 LEVEL = 0.9
-MEASURES = ("held_out", "other")
+MEASURES = ("sure",)
 Array = NDArray[np.float64]
 
 
@@ -40,7 +40,7 @@ Array = NDArray[np.float64]
 class Pair:
     name: str
     data: str  # set
-    shares: dict[str, float]  # agreement by the names of SETS
+    shares: dict[str, float]  # balanced agreement by the names of SETS
     ratio: float  # student's top-1 over the teacher's, at most 1
 
 
@@ -48,7 +48,7 @@ def read_pairs(path: Path = RESULTS) -> list[Pair]:
     """The pairs by their names; of two lines of one name the later one."""
     found = {}
     for line in lines(path):
-        shares = {name: of["share"] for name, of in line["fidelity"]["sets"].items()}
+        shares = {name: of["balanced"] for name, of in line["fidelity"]["sets"].items()}
         ratio = min(1.0, line["student_top1"] / line["teacher_top1"])
         found[line["name"]] = Pair(line["name"], line["data"], shares, ratio)
     return [found[name] for name in sorted(found)]

@@ -12,12 +12,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from edgekd.files import from_dict
 
 COEFFICIENTS = Path(__file__).parent / "agreement.toml"
 SETS: Mapping[str, str] = {  # of images that edgekd/fidelity.py compares teacher and student on
     "held_out": "images of the training's source that the student was not shown",
+    "sure": "the quarter of each class's held-out images of which the teacher is surest",
     "other": "another source",
     "noise": "held-out images with Gaussian noise",
     "shift": "held-out images shifted",
@@ -29,7 +31,7 @@ EDGE = 0.005  # shares nearer than this to 0 or 1 count as this near: they are o
 
 @dataclass(frozen=True)
 class Link:
-    """logit(student's top-1 / teacher's) = intercept + slope * x + residual; x: mean logit of the agreements named."""
+    """logit(student's top-1 / teacher's) = intercept + slope * x + residual; x: mean logit of balanced agreements."""
 
     made: str  # date of the fit
     pairs: int  # that it was fitted to
@@ -60,13 +62,20 @@ class Expected:
     covered_data_sets: float
 
 
-def expected_accuracy(shares: Mapping[str, float], link: Link | None = None) -> Expected | None:
-    """The interval for agreements by their names. None: not known, no pair of the fit is like them.
+class Share(Protocol):
+    """Agreement on a set of images: edgekd/fidelity.py's Agreement."""
+
+    @property
+    def balanced(self) -> float: ...
+
+
+def expected_accuracy(sets: Mapping[str, Share], link: Link | None = None) -> Expected | None:
+    """The interval for agreements by the names of SETS. None: not known, no pair of the fit is like them.
 
     link: another fit than the one that comes with edgekd.
     """
     link = link or shipped()
-    x = scale(shares, link.measures)
+    x = scale({name: of.balanced for name, of in sets.items()}, link.measures)
     if not link.lowest <= x <= link.highest:
         return None
     middle = link.intercept + link.slope * x
@@ -94,5 +103,6 @@ def logit(share: float) -> float:
 
 def inverse(x: float) -> float:
     """The share whose logit is x; within EDGE of the ends it is 0 or 1, as `logit` cannot tell them apart."""
-    share = 1 / (1 + math.exp(-x))
-    return 0.0 if share <= EDGE else 1.0 if share >= 1 - EDGE else share
+    if abs(x) > logit(1) - 1e-9:
+        return float(x > 0)
+    return 1 / (1 + math.exp(-x))

@@ -72,14 +72,16 @@ def without_data(found: Mapping[str, Any]) -> None:
     """A manifest's fidelity as a table, with what it may mean below; nothing where there is none."""
     if not found:
         return
+    heads = ("agree", "95 % interval", "balanced", "images")
     table = Table(
-        "without data, images of", *(Column(head, justify="right") for head in ("agree", "95 % interval", "images")),
-        caption=f"another source: {found['other']}; agree: torch's teacher and student name the same class",
+        "without data, images of", *(Column(head, justify="right") for head in heads),
+        caption=f"another source: {found['other']}; agree: teacher and student, both in torch, name the same class; "
+        "balanced: the mean over the classes",
         caption_justify="left",
     )  # fmt: skip
     for name, of in found["sets"].items():
         within = f"{of['low']:.1%} to {of['high']:.1%}"
-        table.add_row(SETS.get(name, name), f"{of['share']:.2%}", within, f"{of['images']:,}")
+        table.add_row(SETS.get(name, name), f"{of['share']:.2%}", within, f"{of['balanced']:.2%}", f"{of['images']:,}")
     console.out.print(table)
     sure, expected = found["calibration"], found["expected"]
     lines = [

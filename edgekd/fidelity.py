@@ -23,6 +23,7 @@ from edgekd.prior import Source, collages, coloured_noise, open_prior, strokes
 from edgekd.types import Images
 
 MOST = 1_000  # images of every set but the held-out ones
+SURE = 0.25  # share of each class's held-out images that are the set "sure"
 BINS = 15  # of the expected calibration error (Guo et al., ICML 2017)
 Z = NormalDist().inv_cdf(0.975)  # of a 95 % interval
 NOISE, CONTRAST = 0.1, (0.6, 1.4)  # standard deviation in units of the pixel range; factors around the image's mean
@@ -38,7 +39,8 @@ class Agreement:
     share: float
     low: float
     high: float
-    largest: float  # share of the images in the teacher's commonest class: where it is near 1, agreement says little
+    balanced: float  # mean over the classes that the teacher names of the share among its images
+    largest: float  # share of the images in the teacher's commonest class: where it is near 1, `share` says little
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Calibration:
 class Fidelity:
     """What is known of a student without data."""
 
-    sets: Mapping[str, Agreement]  # by the names of SETS
+    sets: Mapping[str, Agreement]  # by the names of agreement.SETS
     other: str  # what the other source is, in words
     by_class: ByClass
     calibration: Calibration
@@ -80,7 +82,7 @@ def fidelity(
     seed: int,
     known: tuple[Logits, Logits] | None = None,
 ) -> Fidelity:
-    """Compares student and teacher on six sets of images. Same arguments, same result.
+    """Compares student and teacher on the images of SETS. Same arguments, same result.
 
     held_out: of the training's own source, but not shown to the student. prior: of the training; the other source is
     not that. seed: of the training. known: the teacher's and the student's logits of `held_out`, where they are there.
@@ -96,6 +98,8 @@ def fidelity(
     }
     wanted, given = known or (torch_logits(teacher, images, held_out), torch_logits(student, images, held_out))
     sets = {"held_out": agreement(teacher=wanted, student=given)}
+    sure = surest(wanted)
+    sets["sure"] = agreement(teacher=wanted[sure], student=given[sure])
     for kind, pixels in made.items():
         logits = [torch_logits(model, images, pixels) for model in (teacher, student)]
         sets[kind] = agreement(teacher=logits[0], student=logits[1])
@@ -104,16 +108,30 @@ def fidelity(
         other=name,
         by_class=by_class(teacher=wanted, student=given),
         calibration=calibration(teacher=wanted, student=given),
-        expected=expected_accuracy({kind: found.share for kind, found in sets.items()}),
+        expected=expected_accuracy(sets),
     )
 
 
 def agreement(*, teacher: Logits, student: Logits) -> Agreement:
     """Top-1 agreement of two sets of logits (N, K), N >= 1."""
-    answers = teacher.argmax(1)
-    same = int((student.argmax(1) == answers).sum())
-    low, high = wilson(same, len(answers))
-    return Agreement(len(answers), same / len(answers), low, high, float(np.bincount(answers).max() / len(answers)))
+    classes = by_class(teacher=teacher, student=student)
+    of, same = len(teacher), int((student.argmax(1) == teacher.argmax(1)).sum())
+    low, high = wilson(same, of)
+    return Agreement(of, same / of, low, high, float(np.mean(classes.share)), max(classes.images) / of)
+
+
+def surest(teacher: Logits) -> NDArray[np.intp]:
+    """Which images the teacher is surest of: of each class that it names, a share SURE, one at least. teacher: (N, K).
+
+    Images between classes are as often made as ones of a class, and seldom met. What a student makes of these says
+    more of its accuracy (benchmarks/NOTES.md).
+    """
+    answers, sure = teacher.argmax(1), _sureness(teacher)
+    found = []
+    for k in np.unique(answers):
+        of = np.flatnonzero(answers == k)
+        found.append(of[np.argsort(-sure[of], kind="stable")][: math.ceil(SURE * len(of))])
+    return np.sort(np.concatenate(found))
 
 
 def wilson(hits: int, of: int, z: float = Z) -> tuple[float, float]:
@@ -135,9 +153,14 @@ def by_class(*, teacher: Logits, student: Logits) -> ByClass:
 
 def calibration(*, teacher: Logits, student: Logits) -> Calibration:
     """Of two sets of logits (N, K)."""
-    sure = [F.softmax(torch.from_numpy(logits).double(), dim=1).amax(dim=1).numpy() for logits in (teacher, student)]
-    right = student.argmax(1) == teacher.argmax(1)
-    return Calibration(float(sure[0].mean()), float(sure[1].mean()), calibration_error(sure[1], right))
+    sure, right = _sureness(student), student.argmax(1) == teacher.argmax(1)
+    return Calibration(float(_sureness(teacher).mean()), float(sure.mean()), calibration_error(sure, right))
+
+
+def _sureness(logits: Logits) -> NDArray[np.float64]:
+    """The largest probability of each image (N,)."""
+    largest: NDArray[np.float64] = F.softmax(torch.from_numpy(logits).double(), dim=1).amax(dim=1).numpy()
+    return largest
 
 
 def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = BINS) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekd.agreement import SETS
 from edgekd.bundle import read_bundle, write_bundle
 from edgekd.files import plain, write_json
 from edgekd.grid import write_grid
@@ -102,11 +103,11 @@ def output_folder(
 
 def fidelity(classes: int) -> dict[str, Any]:
     """As edgekd/fidelity.py's fidelity gives it."""
-    share = {"images": 64, "share": 0.90625, "low": 0.81, "high": 0.956, "largest": 0.5}
+    share = {"images": 64, "share": 0.90625, "low": 0.81, "high": 0.956, "balanced": 0.75, "largest": 0.5}
     by_class = {"classes": list(range(classes)), "images": [8] * classes, "share": [0.9375] * classes}
     expected = {"low": 0.58, "middle": 0.88, "high": 0.97, "level": 0.9, "pairs": 40, "data_sets": ["digits", "mnist"]}
     return {
-        "sets": dict.fromkeys(("held_out", "other", "noise", "shift", "contrast", "pure_noise"), share),
+        "sets": dict.fromkeys(SETS, share),
         "other": "strokes", "by_class": by_class, "calibration": {"teacher": 0.97, "student": 0.91, "error": 0.04},
         "expected": expected | {"covered_pairs": 0.925, "covered_data_sets": 0.83},
     }  # fmt: skip

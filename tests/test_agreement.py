@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,19 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 LINK = Link("2026-01-01", 40, ("digits",), ("held_out", "other"), 1.0, 0.5, -2.0, 1.5, -1.0, 6.0, 0.9, 0.95, 0.8)
 
 
+@dataclass
+class Found:
+    balanced: float
+
+
+def sets(**shares: float) -> dict[str, Found]:
+    return {name: Found(share) for name, share in shares.items()}
+
+
 def test_interval_by_hand() -> None:
     shares = {"held_out": 0.5, "other": math.e / (1 + math.e)}  # logits 0 and 1
     assert scale(shares, LINK.measures) == pytest.approx(0.5)
-    found = expected_accuracy(shares, LINK)
+    found = expected_accuracy(sets(**shares), LINK)
     assert found and found.pairs == 40
     assert (found.low, found.middle, found.high) == pytest.approx(
         tuple(1 / (1 + math.exp(-x)) for x in (1.25 - 2, 1.25, 1.25 + 1.5))
@@ -29,9 +39,9 @@ def test_interval_by_hand() -> None:
 
 
 def test_outside_of_the_pairs_nothing_is_known() -> None:
-    assert expected_accuracy({"held_out": 0.2, "other": 0.2}, LINK) is None
+    assert expected_accuracy(sets(held_out=0.2, other=0.2), LINK) is None
     steep = dataclasses.replace(LINK, highest=3.0)
-    assert expected_accuracy({"held_out": 0.99, "other": 0.99}, steep) is None
+    assert expected_accuracy(sets(held_out=0.99, other=0.99), steep) is None
 
 
 def test_logit_and_its_inverse_stop_at_the_edges() -> None:
@@ -42,7 +52,7 @@ def test_logit_and_its_inverse_stop_at_the_edges() -> None:
 def test_shipped_interval_is_monotone_and_of_shares() -> None:
     link = shipped()
     assert link.slope > 0 and link.residual_low < 0 < link.residual_high and set(link.measures) <= set(SETS)
-    found = [expected_accuracy(dict.fromkeys(SETS, share), link) for share in np.linspace(0, 1, 201)]
+    found = [expected_accuracy(sets(**dict.fromkeys(SETS, float(share))), link) for share in np.linspace(0, 1, 201)]
     known = [one for one in found if one]
     assert len(known) > 50
     for name in ("low", "middle", "high"):

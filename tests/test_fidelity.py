@@ -22,6 +22,7 @@ from edgekd.fidelity import (
     other_source,
     pure_noise,
     shifted,
+    surest,
     wilson,
 )
 from edgekd.files import plain
@@ -52,8 +53,14 @@ def test_agreement_and_classes_by_hand() -> None:
     wanted, given = one_hot([0, 0, 0, 2]), one_hot([0, 1, 0, 2])
     found = agreement(teacher=wanted, student=given)
     assert (found.images, found.share, found.largest) == (4, 0.75, 0.75) and found.low < 0.75 < found.high
+    assert found.balanced == pytest.approx((2 / 3 + 1) / 2)
     classes = by_class(teacher=wanted, student=given)  # the teacher never names class 1
     assert classes.classes == (0, 2) and classes.images == (3, 1) and classes.share == pytest.approx((2 / 3, 1))
+
+
+def test_surest_are_a_quarter_of_each_class() -> None:
+    logits = np.array([[2.0, 0], [3, 0], [1, 0], [4, 0], [5, 0], [0, 1]], dtype=np.float32)
+    assert surest(logits).tolist() == [3, 4, 5]  # two of class 0's five, the only one of class 1
 
 
 def test_copy_agrees_and_a_random_network_does_not(teacher: Teacher) -> None:

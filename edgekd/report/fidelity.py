@@ -49,18 +49,19 @@ def sets(documents: Mapping[str, Any]) -> Table:
     rows = []
     for name in at(documents, f"{PLACE}/sets"):
         place = f"{PLACE}/sets" + pointer(name)
-        share, low, high, largest = (
-            cell(documents, f"{place}/{key}", "share") for key in ("share", "low", "high", "largest")
+        share, low, high, balanced, largest = (
+            cell(documents, f"{place}/{key}", "share") for key in ("share", "low", "high", "balanced", "largest")
         )
         label = SETS.get(name, name)
         label += f" ({at(documents, f'{PLACE}/other')})" if name == "other" else ""
         within = Markup('<span class="within">{} to {}</span>').format(low, high)
-        rows.append((label, share, within, cell(documents, f"{place}/images", "count"), largest))
+        rows.append((label, share, within, balanced, cell(documents, f"{place}/images", "count"), largest))
     note = (
-        "The share of images of which torch's teacher and student name the same class. The last column is that of the "
-        "images in the teacher's commonest class: the nearer to 100 %, the less the agreement says."
+        "Agreement: the share of images of which teacher and student (both in torch) name the same class; balanced: "
+        "the mean of its shares class by class; in one class: the images in the teacher's commonest class. The nearer "
+        "that is to 100 %, the less the first column says."
     )
-    head = ("", "agreement", "95 % interval", "images", "in one class")
+    head = ("", "agreement", "95 % interval", "balanced", "images", "in one class")
     return Table("Agreement with the teacher without data", head, tuple(rows), note)
 
 
