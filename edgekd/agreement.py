@@ -18,12 +18,12 @@ from edgekd.files import from_dict
 
 COEFFICIENTS = Path(__file__).parent / "agreement.toml"
 SETS: Mapping[str, str] = {  # of images that edgekd/fidelity.py compares teacher and student on
-    "held_out": "images of the training's source that the student was not shown",
-    "sure": "the quarter of each class's held-out images of which the teacher is surest",
+    "held_out": "held out",  # of the training's source, but not shown to the student
+    "sure": "of these, the surest quarter of each class",  # by the teacher
     "other": "another source",
-    "noise": "held-out images with Gaussian noise",
-    "shift": "held-out images shifted",
-    "contrast": "held-out images with another contrast",
+    "noise": "held out, with Gaussian noise",
+    "shift": "held out, shifted",
+    "contrast": "held out, in another contrast",
     "pure_noise": "pure noise",
 }
 EDGE = 0.005  # shares nearer than this to 0 or 1 count as this near: they are of finite sets of images

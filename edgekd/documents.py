@@ -74,9 +74,9 @@ def without_data(found: Mapping[str, Any]) -> None:
         return
     heads = ("agree", "95 % interval", "balanced", "images")
     table = Table(
-        "without data, images of", *(Column(head, justify="right") for head in heads),
+        "without data", *(Column(head, justify="right") for head in heads),
         caption=f"another source: {found['other']}; agree: teacher and student, both in torch, name the same class; "
-        "balanced: the mean over the classes",
+        "balanced: the mean over all classes, 0 for one that the teacher never names",
         caption_justify="left",
     )  # fmt: skip
     for name, of in found["sets"].items():
@@ -90,7 +90,7 @@ def without_data(found: Mapping[str, Any]) -> None:
         f"expected  {expected['low']:.0%} to {expected['high']:.0%} of the teacher's top-1 ({expected['level']:.0%} "
         f"interval): an estimate from {expected['pairs']} pairs of small images, no guarantee; --eval-data settles it"
         if expected
-        else "expected  not known: no pair that the estimate was learnt from agrees like this; --eval-data settles it",
+        else "expected  accuracy not known: agreement unlike that of the estimate's pairs; --eval-data settles it",
     ]
     for line in lines:
         console.out.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -24,6 +24,7 @@ from edgekd.types import Images
 
 MOST = 1_000  # images of every set but the held-out ones
 SURE = 0.25  # share of each class's held-out images that are the set "sure"
+FEWEST = 10  # held-out images per class, below which nothing is said of accuracy
 BINS = 15  # of the expected calibration error (Guo et al., ICML 2017)
 Z = NormalDist().inv_cdf(0.975)  # of a 95 % interval
 NOISE, CONTRAST = 0.1, (0.6, 1.4)  # standard deviation in units of the pixel range; factors around the image's mean
@@ -39,7 +40,7 @@ class Agreement:
     share: float
     low: float
     high: float
-    balanced: float  # mean over the classes that the teacher names of the share among its images
+    balanced: float  # mean over all classes of the share among the teacher's images of it; 0 where it never names one
     largest: float  # share of the images in the teacher's commonest class: where it is near 1, `share` says little
 
 
@@ -108,7 +109,7 @@ def fidelity(
         other=name,
         by_class=by_class(teacher=wanted, student=given),
         calibration=calibration(teacher=wanted, student=given),
-        expected=expected_accuracy(sets),
+        expected=expected_accuracy(sets) if len(held_out) >= FEWEST * wanted.shape[1] else None,
     )
 
 
@@ -117,7 +118,8 @@ def agreement(*, teacher: Logits, student: Logits) -> Agreement:
     classes = by_class(teacher=teacher, student=student)
     of, same = len(teacher), int((student.argmax(1) == teacher.argmax(1)).sum())
     low, high = wilson(same, of)
-    return Agreement(of, same / of, low, high, float(np.mean(classes.share)), max(classes.images) / of)
+    balanced = sum(classes.share) / teacher.shape[1]
+    return Agreement(of, same / of, low, high, balanced, max(classes.images) / of)
 
 
 def surest(teacher: Logits) -> NDArray[np.intp]:

@@ -53,7 +53,7 @@ def test_agreement_and_classes_by_hand() -> None:
     wanted, given = one_hot([0, 0, 0, 2]), one_hot([0, 1, 0, 2])
     found = agreement(teacher=wanted, student=given)
     assert (found.images, found.share, found.largest) == (4, 0.75, 0.75) and found.low < 0.75 < found.high
-    assert found.balanced == pytest.approx((2 / 3 + 1) / 2)
+    assert found.balanced == pytest.approx((2 / 3 + 0 + 1) / 3)
     classes = by_class(teacher=wanted, student=given)  # the teacher never names class 1
     assert classes.classes == (0, 2) and classes.images == (3, 1) and classes.share == pytest.approx((2 / 3, 1))
 

@@ -30,8 +30,8 @@ def estimate(documents: Mapping[str, Any]) -> Markup:
     """The student's expected share of the teacher's top-1, in a sentence that says how little it is worth."""
     if not at(documents, f"{PLACE}/expected"):
         return Markup(
-            "What such agreement means for accuracy is not known: no student that edgekd's estimate was fitted to had "
-            "one like it. --eval-data settles it."
+            "What such agreement means for accuracy is not known: it is unlike that of the students that edgekd's "
+            "estimate was fitted to, or of too few images. --eval-data settles it."
         )
     low, middle, high, level, pairs, kept, by_set = (
         cell(documents, f"{PLACE}/expected/{name}", "count" if name == "pairs" else "share")
@@ -57,9 +57,10 @@ def sets(documents: Mapping[str, Any]) -> Table:
         within = Markup('<span class="within">{} to {}</span>').format(low, high)
         rows.append((label, share, within, balanced, cell(documents, f"{place}/images", "count"), largest))
     note = (
-        "Agreement: the share of images of which teacher and student (both in torch) name the same class; balanced: "
-        "the mean of its shares class by class; in one class: the images in the teacher's commonest class. The nearer "
-        "that is to 100 %, the less the first column says."
+        "Held out: made as the training's images were, but not shown to the student. Agreement: the share of images of "
+        "which teacher and student (both in torch) name the same class; balanced: the mean of the shares of all "
+        "classes, 0 for one that the teacher never names; in one class: the images in the teacher's commonest class. "
+        "The nearer that is to 100 %, the less the first column says."
     )
     head = ("", "agreement", "95 % interval", "balanced", "images", "in one class")
     return Table("Agreement with the teacher without data", head, tuple(rows), note)
