@@ -141,7 +141,7 @@ def wilson(hits: int, of: int, z: float = Z) -> tuple[float, float]:
     share, spread = hits / of, z * z / of
     middle = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / of + spread / (4 * of)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # not beside it by rounding
 
 
 def by_class(*, teacher: Logits, student: Logits) -> ByClass:

@@ -6,11 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+import report_folders
 import torch
 from conftest import FACTS, pictures
 from scipy.stats import binomtest
 
-from edgekd.agreement import SETS
+from edgekd.agreement import SETS, Expected
 from edgekd.export import Logits
 from edgekd.fidelity import (
     agreement,
@@ -91,6 +92,19 @@ def test_same_seed_same_figures_whatever_the_global_state(teacher: Teacher) -> N
             teacher=teacher.model, student=noised.model, images=FACTS, held_out=held_out, prior="procedural", seed=3
         ))  # fmt: skip
     assert plain(found[0]) == plain(found[1]) and found[0].other == "collages of noise"
+
+
+def test_reports_are_tested_with_the_names_of_the_real_document(teacher: Teacher) -> None:
+    held_out = pictures(64, seed=5)[0][:, None]
+    real = plain(fidelity(
+        teacher=teacher.model, student=teacher.model, images=FACTS, held_out=held_out, prior="none", seed=0
+    ))  # fmt: skip
+    made_up = report_folders.fidelity(4)
+    assert real.keys() == made_up.keys() and real["sets"].keys() == made_up["sets"].keys()
+    for name in ("by_class", "calibration"):
+        assert real[name].keys() == made_up[name].keys()
+    assert real["sets"]["sure"].keys() == made_up["sets"]["sure"].keys()
+    assert {field.name for field in dataclasses.fields(Expected)} == made_up["expected"].keys()
 
 
 def test_perturbed_images_keep_shape_and_do_what_they_say() -> None:
