@@ -161,6 +161,9 @@ def compress(
             teacher_licence=teacher_licence, sign=sign, board=_board(on, python, ssh_config, display.say),
             log=display.log, say=display.say, warn=display.warn,
         )  # fmt: skip
+        if not as_json:
+            display.progress.stop()
+            documents.without_data(result.bundle.manifest.fidelity)
         display.result(result)
     raise typer.Exit(1 if result.broken else 0)
 

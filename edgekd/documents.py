@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from edgekd import console
+from edgekd.agreement import SETS
 from edgekd.files import plain
 
 if TYPE_CHECKING:
@@ -65,6 +66,34 @@ def teacher(document: Mapping[str, Any], as_json: bool) -> None:
     for note in document["notes"]:
         console.out.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     console.warn(document["warnings"])
+
+
+def without_data(found: Mapping[str, Any]) -> None:
+    """A manifest's fidelity as a table, with what it may mean below; nothing where there is none."""
+    if not found:
+        return
+    heads = ("agree", "95 % interval", "balanced", "images")
+    table = Table(
+        "without data", *(Column(head, justify="right") for head in heads),
+        caption=f"another source: {found['other']}; agree: teacher and student, both in torch, name the same class; "
+        "balanced: the mean over all classes, 0 for one that the teacher never names",
+        caption_justify="left",
+    )  # fmt: skip
+    for name, of in found["sets"].items():
+        within = f"{of['low']:.1%} to {of['high']:.1%}"
+        table.add_row(SETS.get(name, name), f"{of['share']:.2%}", within, f"{of['balanced']:.2%}", f"{of['images']:,}")
+    console.out.print(table)
+    sure, expected = found["calibration"], found["expected"]
+    lines = [
+        f"sure      teacher {sure['teacher']:.1%}, student {sure['student']:.1%} on average; calibration error "
+        f"{sure['error']:.1%} against the teacher",
+        f"expected  {expected['low']:.0%} to {expected['high']:.0%} of the teacher's top-1 ({expected['level']:.0%} "
+        f"interval): an estimate from {expected['pairs']} pairs of small images, no guarantee; --eval-data settles it"
+        if expected
+        else "expected  accuracy not known: agreement unlike that of the estimate's pairs; --eval-data settles it",
+    ]
+    for line in lines:
+        console.out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def board_line(outcome: Outcome) -> None:

@@ -27,6 +27,7 @@ from edgekd.device import run_bundle
 from edgekd.errors import ExportError, InputError, UsageError
 from edgekd.evaluation import EvalData, write_eval_data
 from edgekd.export import Pixels, export, export_fp32, gates, graph_path, torch_logits
+from edgekd.fidelity import fidelity
 from edgekd.files import parsed, plain, sweep, write_json, written
 from edgekd.grid import write_grid
 from edgekd.lock import unwritable
@@ -197,15 +198,20 @@ def bundled(
         say("bundle packed already")
         return read_bundle(folder / "bundle")
     say(f"exporting {' and '.join(profile.precisions)}")
-    images, held_out = teacher.images, pixels[CALIBRATION:]
-    calibration = pixels[:CALIBRATION]
+    images, calibration, held_out = teacher.images, pixels[:CALIBRATION], pixels[CALIBRATION:]
     graphs = export(student, images, teacher.classes, profile, calibration, folder, teacher_sha256=teacher.sha256)
-    logits = torch_logits(student, images, held_out)
+    wanted, logits = (torch_logits(model, images, held_out) for model in (teacher.model, student))
     passed, by_graph = gates(graphs, graph_path(folder, "fp32"), held_out, logits)
     for precision, gate in passed.items():
         if gate.refused is not None:
             warn(f"the {precision} graph is not packed: {gate.refused.why}")
             del graphs[precision], by_graph[precision]
+    prior = getattr(recipe.config, "prior", None) or "none"
+    say("comparing teacher and student without data")
+    found = fidelity(
+        teacher=teacher.model, student=student, images=images, held_out=held_out, prior=prior, seed=recipe.seed,
+        known=(wanted, logits),
+    )  # fmt: skip
     manifest = Manifest(
         schema=SCHEMA,
         target=profile.target,
@@ -220,15 +226,13 @@ def bundled(
         teacher={"sha256": teacher.sha256, "architecture": teacher.architecture} | plain(sizing.teacher),
         method={"name": recipe.method, **{n: v for n, v in plain(recipe).items() if n != "method"}},
         profile=plain(profile),
-        data=data_statement(getattr(recipe.config, "prior", "none")),
+        data=data_statement(prior),
         made_with=made_with(str(choose_device())),
         provenance=plain(provenance(sys.argv, teacher_licence=teacher_licence, gpu=_gpu())),
+        fidelity=plain(found),
     )
-    samples: dict[str, NDArray[Any]] = {
-        "pixels": held_out,
-        "teacher_logits": torch_logits(teacher.model, images, held_out),
-    }
-    samples |= {f"{precision}_logits": found for precision, found in by_graph.items()}
+    samples: dict[str, NDArray[Any]] = {"pixels": held_out, "teacher_logits": wanted}
+    samples |= {f"{precision}_logits": array for precision, array in by_graph.items()}
     texts = {BOM: bom_text(manifest, graphs)}
     return write_bundle(folder / "bundle", manifest, graphs, samples, texts)
 

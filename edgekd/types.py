@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Images:
 class Teacher:
     """A trained classifier in eval mode without gradients to its weights: (N, C, H, W) -> logits (N, K)."""
 
-    model: nn.Module
+    model: torch.nn.Module
     images: Images
     classes: tuple[str, ...]  # K names, in the order of the logits
     sha256: str  # of the checkpoint file
@@ -255,7 +254,7 @@ class Run:
     log: Log
 
 
-Sampler = Callable[[int], "Tensor"]  # n -> images (n, C, H, W), normalised, as the student saw them
+Sampler = Callable[[int], "torch.Tensor"]  # n -> images (n, C, H, W), normalised, as the student saw them
 
 
 class Method(Protocol):
@@ -267,7 +266,7 @@ class Method(Protocol):
     def BUDGETS(self) -> Mapping[str, Any]: ...
 
     def derived(self, config: Any, teacher: Teacher) -> Any: ...
-    def distill(self, teacher: Teacher, student: nn.Module, config: Any, run: Run) -> Sampler: ...
+    def distill(self, teacher: Teacher, student: torch.nn.Module, config: Any, run: Run) -> Sampler: ...
 
 
 @dataclass(frozen=True)
@@ -290,6 +289,7 @@ class Manifest:
     data: str  # what was used to make the student, in words
     made_with: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)  # of edgekd/provenance.py
+    fidelity: Mapping[str, Any] = field(default_factory=dict)  # of edgekd/fidelity.py; empty: older or only measured
 
 
 @dataclass(frozen=True)

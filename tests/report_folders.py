@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekd.agreement import SETS
 from edgekd.bundle import read_bundle, write_bundle
 from edgekd.files import plain, write_json
 from edgekd.grid import write_grid
@@ -73,7 +74,7 @@ def output_folder(
     manifest = Manifest(
         1, "onnxrt", 1, 1, FACTS, classes, {}, {}, {"fp32": {"max_abs": 1e-6}}, plain(size.spec) | plain(size.student),
         {"sha256": "a" * 64, "architecture": "resnet20"} | plain(size.teacher), recipe, plain(profile),
-        "prior none: made from the teacher alone", {"edgekd": "0.1", "torch": "2.10"},
+        "prior none: made from the teacher alone", {"edgekd": "0.1", "torch": "2.10"}, {}, fidelity(len(classes)),
     )  # fmt: skip
     write_bundle(folder / "bundle", manifest, graphs, {"pixels": np.zeros((4, 1, 8, 8), np.uint8)})
     write_json(folder / "bundle" / "report.json", report(len(classes), scale=scale, evaluated=evaluated, valid=valid))
@@ -98,6 +99,18 @@ def output_folder(
     write_json(folder / "plan.json", plan())
     assert read_bundle(folder / "bundle").manifest.classes == classes
     return folder
+
+
+def fidelity(classes: int) -> dict[str, Any]:
+    """As edgekd/fidelity.py's fidelity gives it."""
+    share = {"images": 64, "share": 0.90625, "low": 0.81, "high": 0.956, "balanced": 0.75, "largest": 0.5}
+    by_class = {"classes": list(range(classes)), "images": [8] * classes, "share": [0.9375] * classes}
+    expected = {"low": 0.58, "middle": 0.88, "high": 0.97, "level": 0.9, "pairs": 40, "data_sets": ["digits", "mnist"]}
+    return {
+        "sets": dict.fromkeys(SETS, share),
+        "other": "strokes", "by_class": by_class, "calibration": {"teacher": 0.97, "student": 0.91, "error": 0.04},
+        "expected": expected | {"covered_pairs": 0.925, "covered_data_sets": 0.83},
+    }  # fmt: skip
 
 
 def plan() -> dict[str, Any]:

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from edgekd import compress, load_profile, load_teacher, pipeline, stages
+from edgekd.agreement import SETS
 from edgekd.bundle import read_bundle
 from edgekd.errors import EnvironmentLacking, IntegrityError, Interrupted, MeasurementError, UsageError
 from edgekd.evaluation import EvalData
@@ -77,6 +78,17 @@ def test_agreement_is_what_samples_and_graph_give(finished: Result) -> None:
         assert 0 < t["min"] <= t["p50"] <= t["p90"] <= t["p99"] <= t["max"] and t["rounds"] >= 200
     assert report["runtime"]["name"] == "onnxruntime" and report["device"]["python"]
     assert isinstance(report["valid"], bool) and report["valid"] == (not report["reasons"])
+
+
+def test_fidelity_is_that_of_samples_and_graph(finished: Result) -> None:
+    folder, found = finished.bundle.folder, finished.bundle.manifest.fidelity
+    samples = np.load(folder / "samples.npz")
+    answers, wanted = (samples[f"{name}_logits"].argmax(1) for name in ("fp32", "teacher"))
+    held_out = found["sets"]["held_out"]
+    assert held_out["share"] == pytest.approx((answers == wanted).mean(), abs=2 / len(wanted))
+    assert held_out["images"] == len(wanted) and set(found["sets"]) == set(SETS)
+    assert sum(found["by_class"]["images"]) == len(wanted) and found["other"] == "strokes"
+    assert all(0 <= one["low"] <= one["share"] <= one["high"] <= 1 for one in found["sets"].values())
 
 
 def test_evaluation_data_reach_the_report_only(finished: Result, eval_data: EvalData, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from report_folders import output_folder, plan, report, sizing
 
+from edgekd.agreement import SETS
 from edgekd.bundle import read_bundle
 from edgekd.deployed import choose
 from edgekd.errors import InputError, IntegrityError
@@ -167,6 +168,27 @@ def test_verdict_is_on_top(tmp_path: Path) -> None:
     folder = output_folder(tmp_path / "out", broken=("int8 latency 3 ms over 2 ms",))
     words = seen(write_page(read_subject(folder))).words()
     assert "Not deployable:" in words and "int8 latency 3 ms over 2 ms" in words
+
+
+def test_what_is_known_without_data(tmp_path: Path) -> None:
+    folder = output_folder(tmp_path / "out", evaluated=False)
+    page = seen(write_page(read_subject(folder)))
+    words = " ".join(page.words().split())
+    assert "is met; how good it is was judged without data, by agreement with its teacher" in words
+    assert "This is an estimate from 40 pairs of small images (digits, mnist), not a guarantee" in words
+    shown = {str(attributes["data-at"]) for attributes, _ in page.figures}
+    wanted = {
+        f"sets/{name}/{key}" for name in SETS for key in ("share", "low", "high", "balanced", "images", "largest")
+    }
+    wanted |= {f"calibration/{name}" for name in ("teacher", "student", "error")} | {"expected/low", "expected/high"}
+    wanted |= {f"by_class/{key}/{spot}" for key in ("images", "share") for spot in range(3)}
+    assert {f"/manifest/fidelity/{name}" for name in wanted} <= shown
+    document = json.loads((folder / "bundle" / "manifest.json").read_text(encoding="utf-8"))
+    for found, said in (({"expected": None}, "accuracy is not known"), (None, "")):
+        document["fidelity"] = document["fidelity"] | found if found else {}
+        write_json(folder / "bundle" / "manifest.json", document)
+        words = seen(write_page(read_subject(folder))).words()
+        assert said in words and ("Without data" in words) == bool(found)
 
 
 def test_new_measurement_is_judged_by_the_rule_of_compress(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.files import written
-from edgekd.report import circumstances, classes, figures, tables
+from edgekd.report import circumstances, classes, fidelity, figures, tables
 from edgekd.report.cells import Table, at, cell
 from edgekd.report.reading import HERE, Subject
 from edgekd.report.verdict import derived, student_name, verdict
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import jinja2
 
 LARGEST_GRID = 1_000_000  # bytes of PNG that go into a page as they are
+WITHOUT_DATA = "; how good it is was judged without data, by agreement with its teacher"  # beside the verdict
 GRID_WIDTH = 1200  # pixels of a larger one, as JPEG
 TILES = (
     ("parameters", "fewer parameters than the teacher"),
@@ -56,6 +57,8 @@ def page(subject: Subject) -> dict[str, Any]:
         "report": report,
         "deployed": deployed,
         "verdict": verdict(documents),
+        "quality_basis": "" if report["evaluated"] else WITHOUT_DATA,
+        "without_data": fidelity.section(documents),
         "limits": tables.limits(documents, deployed),
         "quality": _quality(documents, deployed),
         "tiles": [
