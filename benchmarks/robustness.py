@@ -24,9 +24,11 @@ from pairs import Task, prepared, refusal, run_all
 from record import lines
 
 from edgekd import load_teacher
+from edgekd.compute import RATES as DEFAULT_RATES
 from edgekd.methods import configure, scaled
 
 WEIGHTS, RATES, BATCHES = (0.2, 5.0), (0.5, 2.0), (0.5, 2.0)
+OPEN = {"student_lr": DEFAULT_RATES["adam"]}  # settings that a method leaves open, as it sets them on MNIST's students
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ GRIDS: dict[str, Grid] = {
 
 def times(config: Mapping[str, Any], names: tuple[str, ...], factor: float) -> dict[str, float | int]:
     """These settings times a factor; whole numbers stay whole and even (RDSKD compares the halves of a batch)."""
-    values = {name: config[name] for name in names}
+    values = {name: OPEN[name] if config[name] is None else config[name] for name in names}
     return {
         n: 2 * round(v * factor / 2) if isinstance(v, int) else float(f"{v * factor:.6g}") for n, v in values.items()
     }

@@ -4,7 +4,7 @@
 
 Leaves OUT/teacher-NAME.json and OUT/teacher-NAME.part1.pt, ...: weights in fp16, in files below 16 MB. A stop by Ctrl-C
 or SIGTERM is saved in OUT/work, and the same command goes on from there. The last model counts; its top-1 on the test
-images is read once, at the end. Has been run on a CPU with --tiny only.
+images is read once, at the end.
 """
 
 from __future__ import annotations

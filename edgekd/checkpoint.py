@@ -23,7 +23,7 @@ from torch import Tensor
 from edgekd import training_log
 from edgekd.bank import Bank
 from edgekd.divergence import Diverged, pace, slowed_to
-from edgekd.errors import IntegrityError, Interrupted
+from edgekd.errors import IntegrityError, Interrupted, StoppedAtOnce
 from edgekd.files import written
 from edgekd.ranks import any_of, first, one_after_the_first
 from edgekd.sealed import intact, seal, unsealed
@@ -41,7 +41,7 @@ def stoppable() -> Iterator[None]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         if _stop:
-            raise Interrupted("stopped at once; the last checkpoint stands", signal=number)
+            raise StoppedAtOnce(number)
         _stop.append(number)
 
     main = threading.current_thread() is threading.main_thread()  # Python lets no other thread set handlers

@@ -67,7 +67,7 @@ def compiled(model: nn.Module, x: Tensor) -> nn.Module:
     COMPILE_AFTER-th call of one shape on, so that neither a short training nor an odd batch pays for it. What is not:
     a call in which Observed looks into the network (a compiled one would not show its layers), batches in parts, and
     several processes, whose BatchNorm is not torch's. CUDA graphs are left out: they write over the logits of their
-    last call, which the methods keep. None of this has been run on a GPU yet.
+    last call, which the methods keep.
     """
     if not compile_pays(x.device.type) or ranks() > 1 or not fits_memory(x):
         return model

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
-from edgekd.errors import EdgekdError, Interrupted
+from edgekd.errors import EdgekdError, Interrupted, StoppedAtOnce
 from edgekd.files import plain
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ def errors(*, debug: bool, as_json: bool) -> Iterator[None]:
         yield
     except (typer.Exit, typer.Abort):
         raise
+    except StoppedAtOnce as caught:
+        error: EdgekdError = Interrupted("stopped at once; the last checkpoint stands", signal=caught.signal)
     except KeyboardInterrupt:
-        error: EdgekdError = Interrupted(
+        error = Interrupted(
             "stopped; what was finished is saved", signal=signal.SIGINT, fix="run the same command again to go on"
         )
     except EdgekdError as caught:

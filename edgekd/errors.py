@@ -73,3 +73,11 @@ class Interrupted(EdgekdError):
     def __init__(self, what: str, *, signal: int, fix: str = "") -> None:
         super().__init__(what, code="E0130", fix=fix)
         self.exit_code = 128 + signal
+
+
+class StoppedAtOnce(KeyboardInterrupt):
+    """A second Ctrl-C or SIGTERM. No Exception: torch's compiler, for one, would wrap it into an error of its own."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal

@@ -224,3 +224,5 @@ def test_grids_name_settings_that_exist_and_are_on() -> None:
         assert len(found) == single and len(cells(grid, config, corners=True)) == single + 4
         assert found["as set"] == {} and found["student_lr x0.5"] == {"student_lr": 0.75}
         assert set(found["batch x2"].values()) == {512}
+        if grid.method == "rdskd_plus":  # whose learning rate is open until the student is known
+            assert len(cells(grid, vars(METHODS[grid.method].BUDGETS["fast"]))) == single

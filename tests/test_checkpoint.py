@@ -5,17 +5,20 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer
 from test_methods import TINY, equal, run_method
 from torch import nn
 
 from edgekd import Images, checkpoint, training_log
 from edgekd.bank import Bank
-from edgekd.checkpoint import Checkpoint, mend, previous
+from edgekd.checkpoint import Checkpoint, mend, previous, stoppable
+from edgekd.console import errors
 from edgekd.divergence import Diverged
 from edgekd.errors import IntegrityError
 from edgekd.files import sweep
@@ -227,3 +230,16 @@ def test_what_killed_processes_left_is_swept_away(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     sweep(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"notes.tmp", ".x.tmp", "log.jsonl"}
+
+
+def test_a_second_signal_is_nothing_that_a_library_wraps() -> None:
+    with stoppable():
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:
+            pytest.fail("torch's compiler would have made an error of its own of it")
+        except KeyboardInterrupt as stopped:
+            with pytest.raises(typer.Exit) as left, errors(debug=False, as_json=False):
+                raise stopped
+    assert left.value.exit_code == 128 + signal.SIGTERM

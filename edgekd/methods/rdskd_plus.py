@@ -58,7 +58,7 @@ class Config:
     warp: float | None = None  # strength of turning, scaling, shifting; 0: none; None: 1 for colour
     patience: int = 4  # rounds without a gain in agreement on images held out, after which the end is near; 0: none
     mixed: float | None = None  # share of the steps with images blended in pairs; None: all for colour
-    features: float = 1.0  # on feature maps, where the student ends with those of the teacher's shape
+    features: float | None = None  # on feature maps of the teacher's shape, if it ends so; None: 1 in short trainings
 
 
 BUDGETS: Mapping[str, Config] = {
@@ -68,6 +68,7 @@ BUDGETS: Mapping[str, Config] = {
 }
 SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
 HELD_OUT, FLAT = 512, 0.002  # images on which agreement is watched; a smaller gain is none
+SHORT = 2_000  # student steps up to which the teacher's feature maps lead; later they hold back (benchmarks/NOTES.md)
 SETTLED = 50  # steps of a generator before it is judged
 CHUNK, CHUNK_NUMBERS = 1_000, 4_000_000  # of the prior drawn at once: images, and numbers that they have
 
@@ -108,6 +109,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
         made_share=(0.5 if prior == "none" else 0.25) if config.made_share is None else config.made_share,
         warp=float(colour) if config.warp is None else config.warp,
         mixed=float(colour) if config.mixed is None else config.mixed,
+        features=float(config.student_steps <= SHORT) if config.features is None else config.features,
     )
 
 
@@ -153,7 +155,8 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         run.log("prior", given.added, drawn)
         checkpoint.keep(at)
 
-    alike = config.features > 0 and share_maps(teacher, student)
+    features = config.features or 0.0
+    alike = features > 0 and share_maps(teacher, student)
     student.train()
     while (round_ := at["round"]) < at["rounds"]:
         for step in range(at["image"], image_steps):
@@ -209,7 +212,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             guess = logits_of(student, x, seen)
             loss = losses.distillation(student=guess, teacher=target, temperature=config.temperature)
             if seen and wanted:
-                loss = loss + config.features * losses.feature_distance(student=seen.maps, teacher=wanted.maps)
+                loss = loss + features * losses.feature_distance(student=seen.maps, teacher=wanted.maps)
             descend(loss, optim_s)
             log_student(run, round_ * student_steps + step, of, loss=loss, guess=guess, target=target)
             at["student"] = step + 1
