@@ -154,6 +154,7 @@ def compress(
         data = None if eval_data is None else load_eval_data(eval_data, read.images, len(read.classes))
         folder = out or (plan.parent if plan else arguments.folder(teacher, profile))
         shown = ", ".join(f"{k} {v}" for k, v in vars(config).items())
+        display.training(config, folder)
         display.say(f"settings of {asked.method}, budget {asked.budget}: {shown}")
         result = pipeline.compress(
             read, device, folder, method=asked.method, budget=asked.budget, minutes=asked.minutes,

@@ -7,7 +7,7 @@ import shlex
 import signal
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column, Table
+from rich.text import Text
 from typer.core import TyperGroup
 
 from edgekd.errors import EdgekdError, Interrupted, StoppedAtOnce
 from edgekd.files import plain
+from edgekd.progress import CHECKPOINT, EVENTS, Gauge, images_per_step
 
 if TYPE_CHECKING:
     from edgekd.pipeline import Result
     from edgekd.types import Teacher
 
+WORDS = 100  # columns that the words of a progress bar take
 LINE_EVERY_S = 5.0  # without a terminal, a line of figures at most this often
 out, err = Console(), Console(stderr=True)
 
@@ -86,27 +89,50 @@ def errors(*, debug: bool, as_json: bool) -> Iterator[None]:
     raise typer.Exit(error.exit_code)
 
 
+class Saved(ProgressColumn):
+    """When the training was last saved; asked at every refresh, since a step may take long."""
+
+    def __init__(self, gauge: Callable[[], Gauge]) -> None:
+        super().__init__()
+        self.gauge = gauge
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.finished else self.gauge().saved(), style="dim")
+
+
 class Display:
     """Progress of a command: a bar on a terminal, now and then a plain line elsewhere, nothing when quiet."""
 
     def __init__(self, quiet: bool, verbose: bool, no_progress: bool, as_json: bool) -> None:
         self.quiet, self.verbose, self.as_json = quiet, verbose, as_json
-        bar = err.is_terminal and not (quiet or no_progress or as_json)
+        self.bar = err.is_terminal and not (quiet or no_progress or as_json)
+        self.gauge = Gauge(compact=self._narrow, everything=verbose)
+        room = min(28, err.width - WORDS)  # columns that words leave for the bar
+        texts = (
+            "{task.completed:.0f}/{task.total:.0f}",
+            "{task.fields[figures]}",
+            "{task.fields[speed]}",
+            "{task.fields[left]}",
+        )
         self.progress = Progress(
-            TextColumn("{task.description:<10}"),
-            BarColumn(bar_width=28),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description:<9}"),
+            *((BarColumn(bar_width=room),) if room >= 6 else ()),
+            *(TextColumn(text) for text in texts),
+            Saved(lambda: self.gauge),
             console=err,
-            disable=not bar,
+            disable=not self.bar,
             refresh_per_second=4,
         )
-        self.bar, self.printed = bar, 0.0
+        self.printed = 0.0
         self.tasks: dict[str, Any] = {}
-        self.began: dict[str, tuple[float, int]] = {}
+
+    @property
+    def _narrow(self) -> bool:
+        return self.bar and err.width < WORDS
+
+    def training(self, config: Any, folder: Path) -> None:
+        """What is going to be trained: a method's settings, and the output folder that its checkpoints lie in."""
+        self.gauge = Gauge(images_per_step(config), folder / CHECKPOINT, compact=self._narrow, everything=self.verbose)
 
     def __enter__(self) -> Display:
         self.progress.start()
@@ -139,18 +165,14 @@ class Display:
 
     def log(self, phase: str, step: int, steps: int, **figures: float) -> None:
         """Figures of the training; satisfies edgekd.types.Log."""
-        shown = figures if self.verbose else {k: v for k, v in figures.items() if k in ("loss", "agreement")}
-        text = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
-        now = time.monotonic()
-        began, first = self.began.setdefault(phase, (now, step))
-        if self.bar:
+        reading, now = self.gauge.read(phase, step, steps, figures), time.monotonic()
+        if self.bar and phase not in EVENTS:
+            fields: dict[str, Any] = {"figures": reading.figures, "speed": reading.speed, "left": reading.left}
             if phase not in self.tasks:
-                self.tasks[phase] = self.progress.add_task(phase, total=steps, completed=first, figures=text)
-            self.progress.update(self.tasks[phase], completed=step, figures=text)
-        elif not self.quiet and (now - self.printed >= LINE_EVERY_S or step == steps):
-            rate = (step - first) / (now - began) if now > began else 0.0
-            left = f"  {(steps - step) / rate:.0f} s left" if rate else ""
-            self.say(f"{phase} {step}/{steps}  {text}{left}")
+                self.tasks[phase] = self.progress.add_task(phase, total=steps, completed=step, **fields)
+            self.progress.update(self.tasks[phase], completed=step, total=steps, **fields)
+        elif not self.bar and (now - self.printed >= LINE_EVERY_S or step == steps):
+            self.say(reading.line(phase, step, steps))
             self.printed = now
 
     def result(self, result: Result) -> None:

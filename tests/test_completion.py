@@ -44,6 +44,7 @@ def completed(line: str) -> list[str]:
         ("edgekd compress t.pt --precision f", "fp16", "int8"),
         ("edgekd profiles show rpi", "rpi-4b", "jetson"),
         ("edgekd explain E031", "E0312", "E0401"),
+        ("edgekd schema re", "report", "manifest"),
     ],
 )
 def test_as_a_shell_asks(line: str, wanted: str, other: str) -> None:

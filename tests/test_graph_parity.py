@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,20 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from schemas import some_of
 
 from edgekd import Images, compress, load_profile, load_teacher
-from edgekd.export import AGREEMENT, ParityError, export_fp32, export_int8, gates, scheme, torch_logits
+from edgekd.export import (
+    AGREEMENT,
+    Gate,
+    LayerDifference,
+    ParityError,
+    export_fp32,
+    export_int8,
+    gates,
+    scheme,
+    torch_logits,
+)
 from edgekd.networks import ResNet
 
 FACTS = Images(3, 16, 16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
@@ -103,3 +115,14 @@ def test_compress_goes_on_without_the_graph(
     with pytest.raises(ParityError) as refused:
         compress(teacher, only, tmp_path / "only", **quick)
     assert refused.value.exit_code == 6 and not (tmp_path / "only" / "bundle").exists()
+
+
+def test_manifest_has_no_infinite_numbers() -> None:
+    """JSON has none: null stands for them, and the schema takes it."""
+    apart = LayerDifference("x", "conv", "Conv", relative=float("inf"), cosine=float("nan"), largest=0.5)
+    figures = {"max_abs": float("inf"), "relative": float("inf"), "agreement": 0.25}
+    refused = ParityError("int8", "NaN or Inf", figures=figures, layers=[apart])
+    document = Gate(figures, refused).document()
+    assert document["max_abs"] is None and document["worst_layers"][0]["cosine"] is None
+    assert json.loads(json.dumps(document, allow_nan=False)) == document and not some_of("Parity", {"int8": document})
+    assert Gate({"max_abs": 0.5, "relative": 0.1, "agreement": 1.0}).document()["max_abs"] == 0.5

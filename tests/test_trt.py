@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from schemas import some_of
 from trt_api import NAMES, ROOT, VERSIONS, Gpu, TensorRT, has, runner, touched
 
 setting, trt, engine, cache, cudart = (runner(n) for n in ("setting", "trt", "engine", "engine_cache", "cudart"))
@@ -70,6 +71,8 @@ def test_every_version_builds_and_runs(version: str, changes: dict[str, Any], tm
     assert infer(PIXELS[:1]) == pytest.approx(expected[:1])
     assert facts["shapes"] == {"pixels": [2, 3, 4, 4]} and facts["engine_layers"]["types"] == {"not told": 1, "fp16": 1}
     assert facts["cuda_graph"] == bool(changes.get("cuda_graph")) and "Refused" not in str(facts)
+    assert not some_of("Graph", facts) and not some_of("RuntimeFound", here.runtime.describe())
+    assert some_of("Graph", facts | {"speed": 1}) and some_of("RuntimeFound", {"name": []})  # the check can fail
     if "dla_core" in changes:
         assert facts["dla"] == {"core": 1, "layers": 5, "on_gpu": ["islet", "w", "q", "dq"], "on_gpu_count": 4}
         assert here.api.runtime.real.DLA_core == 1
