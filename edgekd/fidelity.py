@@ -22,7 +22,7 @@ from edgekd.export import Logits, Pixels, torch_logits
 from edgekd.prior import Source, collages, coloured_noise, open_prior, strokes
 from edgekd.types import Images
 
-MOST = 1_000  # images of every set but the held-out ones
+MOST = 500  # images of every set but the held-out ones
 SURE = 0.25  # share of each class's held-out images that are the set "sure"
 FEWEST = 10  # held-out images per class, below which nothing is said of accuracy
 BINS = 15  # of the expected calibration error (Guo et al., ICML 2017)

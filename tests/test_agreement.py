@@ -65,7 +65,10 @@ def test_shipped_link_is_what_the_results_give() -> None:
     from agreement_link import fitted, read_pairs
 
     link, pairs = shipped(), read_pairs()
-    assert dataclasses.asdict(fitted(pairs, link.measures, made=link.made)) == pytest.approx(dataclasses.asdict(link))
+    again = fitted(pairs, link.measures, made=link.made)
+    for field in dataclasses.fields(Link):
+        now, then = getattr(again, field.name), getattr(link, field.name)
+        assert now == (pytest.approx(then, abs=2e-6) if isinstance(then, float) else then), field.name
     assert link.pairs == len(pairs) >= 20 and len(link.data_sets) >= 3
     assert link.covered_pairs >= 0.85  # the aim; that of whole data sets is lower, and is told
 

@@ -11,6 +11,7 @@ import torch
 from conftest import FACTS, pictures
 from scipy.stats import binomtest
 
+from edgekd import documents
 from edgekd.agreement import SETS, Expected
 from edgekd.export import Logits
 from edgekd.fidelity import (
@@ -105,6 +106,20 @@ def test_reports_are_tested_with_the_names_of_the_real_document(teacher: Teacher
         assert real[name].keys() == made_up[name].keys()
     assert real["sets"]["sure"].keys() == made_up["sets"]["sure"].keys()
     assert {field.name for field in dataclasses.fields(Expected)} == made_up["expected"].keys()
+
+
+def test_table_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    found = report_folders.fidelity(3)
+    documents.without_data(found)
+    text = capsys.readouterr().out
+    assert all(said in text for said in ("held out, shifted", "90.62%", "81.0% to 95.6%", "75.00%"))
+    assert (
+        "58% to 97% of the teacher's top-1 (90% interval): an estimate from 40 pairs" in text and "no guarantee" in text
+    )
+    documents.without_data(found | {"expected": None})
+    assert "accuracy not known" in capsys.readouterr().out
+    documents.without_data({})  # of a bundle of an earlier version
+    assert capsys.readouterr().out == ""
 
 
 def test_perturbed_images_keep_shape_and_do_what_they_say() -> None:
