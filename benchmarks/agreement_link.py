@@ -8,7 +8,7 @@ of balanced agreements, by least squares, its slope held at or above 0. The inte
 the residuals of pairs that were each left out of the fit (Lei et al., JASA 2018; Barber et al., Annals of Statistics
 2021). Coverage is judged by leaving out each pair, and each data set with all of its pairs, both with an interval whose
 line and quantiles have not seen what was left out. What lies outside of the others' agreements counts there as well,
-although edgekd says "not known" to it.
+although edgekd says "not known" below them and no more than at their end above.
 """
 
 from __future__ import annotations

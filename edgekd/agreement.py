@@ -70,13 +70,14 @@ class Share(Protocol):
 
 
 def expected_accuracy(sets: Mapping[str, Share], link: Link | None = None) -> Expected | None:
-    """The interval for agreements by the names of SETS. None: not known, no pair of the fit is like them.
+    """The interval for agreements by the names of SETS. None: not known, no pair of the fit agrees as little.
 
+    Agreements above those of all pairs count as the highest of them: more agreement never means less accuracy here.
     link: another fit than the one that comes with edgekd.
     """
     link = link or shipped()
-    x = scale({name: of.balanced for name, of in sets.items()}, link.measures)
-    if not link.lowest <= x <= link.highest:
+    x = min(link.highest, scale({name: of.balanced for name, of in sets.items()}, link.measures))
+    if x < link.lowest:
         return None
     middle = link.intercept + link.slope * x
     low, high = (inverse(middle + residual) for residual in (link.residual_low, link.residual_high))

@@ -38,10 +38,11 @@ def test_interval_by_hand() -> None:
     )
 
 
-def test_outside_of_the_pairs_nothing_is_known() -> None:
+def test_below_the_pairs_nothing_is_known_and_above_no_more_than_at_their_end() -> None:
     assert expected_accuracy(sets(held_out=0.2, other=0.2), LINK) is None
     steep = dataclasses.replace(LINK, highest=3.0)
-    assert expected_accuracy(sets(held_out=0.99, other=0.99), steep) is None
+    top = expected_accuracy(sets(held_out=0.99, other=0.99), steep)  # more than any pair counts as the most of a pair
+    assert top and top.middle == pytest.approx(inverse(1.0 + 0.5 * 3.0))
 
 
 def test_logit_and_its_inverse_stop_at_the_edges() -> None:

@@ -108,6 +108,17 @@ def test_reports_are_tested_with_the_names_of_the_real_document(teacher: Teacher
     assert {field.name for field in dataclasses.fields(Expected)} == made_up["expected"].keys()
 
 
+def test_nothing_is_said_of_accuracy_from_a_few_images(teacher: Teacher) -> None:
+    def of(count: int) -> Expected | None:
+        held_out = pictures(count, seed=5)[0][:, None]
+        return fidelity(
+            teacher=teacher.model, student=teacher.model, images=FACTS, held_out=held_out, prior="none", seed=0
+        ).expected  # fmt: skip
+
+    known = of(40)
+    assert known and known.low > 0.8 and known.high == 1.0 and of(39) is None  # ten for each of four classes
+
+
 def test_table_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     found = report_folders.fidelity(3)
     documents.without_data(found)
