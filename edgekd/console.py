@@ -188,6 +188,7 @@ class Display:
                 "broken_limits": result.broken,
                 "seconds": round(result.seconds, 1),
                 "sizing": plain(result.sizing),
+                "fidelity": plain(result.bundle.manifest.fidelity),
                 "measured": plain(result.report),
             }
             print(json.dumps(document, indent=2, ensure_ascii=False))
