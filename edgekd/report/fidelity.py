@@ -54,15 +54,16 @@ def sets(documents: Mapping[str, Any]) -> Table:
         )
         label = SETS.get(name, name)
         label += f" ({at(documents, f'{PLACE}/other')})" if name == "other" else ""
-        within = Markup('<span class="within">{} to {}</span>').format(low, high)
-        rows.append((label, share, within, balanced, cell(documents, f"{place}/images", "count"), largest))
+        within = Markup('{}<br><small class="within">{} to {}</small>').format(share, low, high)
+        of = Markup("{}<br><small>{} images</small>").format(label, cell(documents, f"{place}/images", "count"))
+        rows.append((of, within, balanced, largest))
     note = (
         "Held out: made as the training's images were, but not shown to the student. Agreement: the share of images of "
-        "which teacher and student (both in torch) name the same class; balanced: the mean of the shares of all "
-        "classes, 0 for one that the teacher never names; in one class: the images in the teacher's commonest class. "
+        "which teacher and student (both in torch) name the same class, with its 95 % interval; balanced: the mean of "
+        "the shares of all classes, 0 for one that the teacher never names; in one class: the images in the teacher's commonest class. "
         "The nearer that is to 100 %, the less the first column says."
     )
-    head = ("", "agreement", "95 % interval", "balanced", "images", "in one class")
+    head = ("", "agreement", "balanced", "in one class")
     return Table("Agreement with the teacher without data", head, tuple(rows), note)
 
 
