@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgekd.export.int8 import Scheme, quantised, save
+from edgekd.export.int8 import Scheme, quantised
 from edgekd.export.network import Logits, Pixels
 from edgekd.export.ranges import METHODS, Histogram, Ranges, histograms, ranges
 from edgekd.export.running import float_tensors, model_logits, runner
@@ -99,8 +99,3 @@ def calibrate(
 def agreement(logits: Logits, answers: NDArray[np.int64]) -> float | None:
     """Share of the images whose largest logit (N, K) is the answer (N,), 0 to 1; None for NaN or Inf."""
     return float((logits.argmax(1) == answers).mean()) if np.isfinite(logits).all() else None
-
-
-def write_calibrated(found: Calibrated, path: Path) -> None:
-    """Writes the graph that was kept."""
-    save(found.graph, path)

@@ -54,9 +54,11 @@ def histograms(model: onnx.ModelProto, pixels: Pixels) -> dict[str, Histogram]:
     lowest, highest = dict.fromkeys(names, np.inf), dict.fromkeys(names, -np.inf)
     for at in range(0, len(pixels), step):
         for name, array in run(pixels[at : at + step]).items():
-            finite = array[np.isfinite(array)]
-            lowest[name] = min(lowest[name], float(finite.min(initial=np.inf)))
-            highest[name] = max(highest[name], float(finite.max(initial=-np.inf)))
+            least, most = array.min(initial=np.inf), array.max(initial=-np.inf)
+            if not np.isfinite((least, most)).all():  # rare, and slow
+                finite = array[np.isfinite(array)]
+                least, most = finite.min(initial=np.inf), finite.max(initial=-np.inf)
+            lowest[name], highest[name] = min(lowest[name], float(least)), max(highest[name], float(most))
     empty = {name for name in names if lowest[name] > highest[name]}
     lowest, highest = lowest | dict.fromkeys(empty, 0.0), highest | dict.fromkeys(empty, 0.0)
     counts = {name: np.zeros(BINS, np.int64) for name in names}
