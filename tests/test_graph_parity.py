@@ -13,8 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from edgekd import Images, compress, load_profile, load_teacher
-from edgekd.export import AGREEMENT, ParityError, export_fp32, export_int8, gates, scheme, torch_logits
-from edgekd.export import recovery
+from edgekd.export import AGREEMENT, ParityError, export_fp32, export_int8, gates, recovery, scheme, torch_logits
 from edgekd.networks import ResNet
 
 FACTS = Images(3, 16, 16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))

@@ -58,9 +58,9 @@ def check_parity(precision: str, graph: Logits, torch_: Logits, *, layers: Layer
     """How far a graph is from torch on the same pixels: {max_abs, relative, agreement, images}.
 
     relative: largest difference over the largest logit (or 1). With NaN or Inf there is no agreement, and NaN stands
-    for it; documents say null. layers: asked only when the gate stays shut. Raises
-    ParityError for NaN or Inf, for fp32 above FP32_TOLERANCE or FP32_ROUNDING, below AGREEMENT; it names the first layer where the
-    graph leaves the fp32 one, and the worst.
+    for it; documents say null. layers: asked only when the gate stays shut. Raises ParityError for NaN or Inf, for fp32
+    above FP32_TOLERANCE or FP32_ROUNDING, below AGREEMENT; it names the first layer where the graph leaves the fp32
+    one, and the worst.
     """
     finite = bool(np.isfinite(graph).all())
     difference = float(np.abs(graph - torch_).max()) if finite else float("inf")
