@@ -18,6 +18,7 @@ from edgekd.export.calibration import balanced, calibrate, count_for
 from edgekd.export.ranges import BINS, METHODS, Histogram, histograms, mse, ranges
 from edgekd.files import write_json
 from edgekd.integers import calibration_line, document, evenly, parted
+from edgekd.report.tables import calibrations
 from edgekd.types import Images
 
 RNG = np.random.default_rng(0)
@@ -88,7 +89,7 @@ def test_histograms_by_hand(graph: Path) -> None:
     assert found["x"].counts.sum() == x.size and found["x"].highest == pytest.approx(x.max())
     weight = next(numpy_helper.to_array(t) for t in onnx.load(graph).graph.initializer if t.name == "weight")
     y = np.einsum("oi,nihw->nohw", weight[:, :, 0, 0], x)
-    assert (found["y"].lowest, found["y"].highest) == (pytest.approx(y.min()), pytest.approx(y.max()))
+    assert [found["y"].lowest, found["y"].highest] == pytest.approx([float(y.min()), float(y.max())])
     assert found["z"].lowest == 0.0 and list(found) == ["x", "y", "z", "m", "logits"]
 
 
@@ -178,6 +179,21 @@ def test_a_graph_without_numbers_has_no_agreement(graph: Path, tmp_path: Path) -
     write_json(tmp_path / "a.json", {"parity": {"int8": {"agreement": float("nan"), "calibration": document(found)}}})
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert "NaN" not in text.replace("NaN or Inf", "") and json.loads(text)["parity"]["int8"]["agreement"] is None
+
+
+def test_the_page_shows_what_was_tried(graph: Path) -> None:
+    pixels = images(100, seed=1)
+    found = calibrate(graph, {"generated": pixels}, pixels, scheme=scheme("onnxrt"))
+    recovery = [{"name": "fine-tune", "before": 0.5, "after": None, "kept": False, "note": "not tried"}]
+    documents = {"manifest": {"parity": {"int8": {"calibration": document(found), "recovery": recovery}}}}
+    table = calibrations(documents)
+    assert table is not None and len(table.rows) == len(METHODS) + 1
+    kept = [row for row in table.rows if row[3] == "kept"]
+    assert [row[0] for row in kept] == [f"{found.chosen.method}, generated images"]
+    assert f"{100 * (found.chosen.agreement or 0):.2f} %" in kept[0][2]
+    assert "50.00 %" in table.rows[-1][1] and table.rows[-1][3] == "not kept: not tried"
+    assert "on 100 generated images" in table.note
+    assert calibrations({"manifest": {"parity": {"int8": {"agreement": 1.0}}}}) is None
 
 
 def test_how_many_images(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,9 +113,9 @@ def test_steps_are_what_fits_into_the_time(graph: Path, monkeypatch: pytest.Monk
     fp32, wanted = onnx.load(graph), scheme("tensorrt")
     int8 = quantised(fp32, ranges(histograms(fp32, POOL), "minmax", symmetric=True), scheme=wanted)
     for seconds, expected in ((3.0, None), (75.0, 25), (1e9, 30)):  # the probe of 3 steps takes 9 seconds
-        ticks = iter((0.0, 9.0))
+        ticks = iter((0.0, 9.0)).__next__
         monkeypatch.setattr(recovery, "MOST", 30)
-        of = dataclasses.replace(lessons(graph), within_s=seconds, clock=lambda ticks=ticks: next(ticks))
+        of = dataclasses.replace(lessons(graph), within_s=seconds, clock=ticks)
         found, note = fine_tuned(fp32, int8, of)
         assert (found is None) == (expected is None)
         assert note.startswith("not tried: 1 steps" if expected is None else f"{expected} steps")

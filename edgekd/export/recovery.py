@@ -93,6 +93,8 @@ def recover(
         attempts.append(Attempt(name, best, after, better, note if after is not None else "it gives NaN or Inf"))
         if better:
             source, kept, best = changed, graph, after
+    if helped := [one.name for one in attempts if one.kept]:  # its weights are no longer the student's to the bit
+        kept.metadata_props.add(key="edgekd.recovery", value=", ".join(helped))
     return Recovered(kept, tuple(attempts))
 
 
