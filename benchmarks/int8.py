@@ -92,8 +92,9 @@ def measure(run: Path, teacher: Teacher, data: EvalData, real: np.ndarray[Any, n
                 graph = quantised(fp32, ranges(found, method, symmetric=wanted.symmetric), scheme=wanted)
                 graphs.add(graph, kind="int8", method=method, images=name, measured_on=len(pixels))
         best = calibrate(path, {"generated": chosen}, generated.judges, scheme=wanted)
-        taught, held = (torch_logits(model, teacher.images, generated.pool) for model in (teacher.model, student))
-        lessons = Lessons(generated.pool, taught, held)
+        networks = {"student": student, "teacher": teacher.model}
+        targets = {name: torch_logits(network, teacher.images, generated.pool) for name, network in networks.items()}
+        lessons = Lessons(generated.pool, targets)
         after = recover(path, best, chosen, generated.judges, lessons, scheme=wanted)
         tried = [{"name": a.name, "before": a.before, "after": a.after, "kept": a.kept} for a in after.attempts]
         graphs.add(after.graph, kind="int8 recovered", method=best.chosen.method, images="generated", attempts=tried)

@@ -75,13 +75,9 @@ class Integers:
             return
         self.say(f"INT8 agrees on {reached:.1%}, {AGREEMENT['int8']:.1%} is asked: correcting biases, tuning weights")
         pool = self.images.pool
-        lessons = Lessons(
-            pool,
-            torch_logits(self.teacher.model, facts, pool),
-            torch_logits(self.student, facts, pool),
-            temperature=self.temperature,
-            seed=self.seed,
-        )
+        networks = {"student": self.student, "teacher": self.teacher.model}
+        targets = {name: torch_logits(network, facts, pool) for name, network in networks.items()}
+        lessons = Lessons(pool, targets, temperature=self.temperature, seed=self.seed)
         after = recover(fp32, found, calibration, self.images.judges, lessons, scheme=scheme)
         save(after.graph, path)
         self.say(recovery_line(after))

@@ -39,7 +39,7 @@ def constants(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
 
 def lessons(path: Path, **more: float) -> Lessons:
     logits = onnx_logits(path, POOL)
-    return dataclasses.replace(Lessons(POOL, logits, logits), **more)  # type: ignore[arg-type]
+    return dataclasses.replace(Lessons(POOL, {"student": logits}), **more)  # type: ignore[arg-type]
 
 
 def test_fake_quantisation_by_hand() -> None:
@@ -96,14 +96,16 @@ def test_fine_tuning_learns_through_the_rounding_and_repeats(graph: Path) -> Non
     found = ranges(histograms(fp32, POOL), "minmax", symmetric=True)
     spoilt = with_constants(fp32, {"last": constants(fp32)["last"] * 0.99})
     int8, of = quantised(spoilt, found, scheme=wanted), lessons(graph)
-    first, note = fine_tuned(spoilt, int8, of, steps=30)
-    again, _ = fine_tuned(spoilt, int8, of, steps=30)
+    first, note = fine_tuned(spoilt, int8, of, "student", steps=30)
+    again, _ = fine_tuned(spoilt, int8, of, "student", steps=30)
     assert first is not None and again is not None and note == "30 steps of 64 images"
     assert first.SerializeToString() == again.SerializeToString()
 
     def distance(model: onnx.ModelProto) -> float:
         return float(
-            np.square(runner(quantised(model, found, scheme=wanted), ["logits"])(POOL)["logits"] - of.student).mean()
+            np.square(
+                runner(quantised(model, found, scheme=wanted), ["logits"])(POOL)["logits"] - of.targets["student"]
+            ).mean()
         )
 
     assert distance(first) < distance(spoilt)
@@ -116,7 +118,7 @@ def test_steps_are_what_fits_into_the_time(graph: Path, monkeypatch: pytest.Monk
         ticks = iter((0.0, 9.0)).__next__
         monkeypatch.setattr(recovery, "MOST", 30)
         of = dataclasses.replace(lessons(graph), within_s=seconds, clock=ticks)
-        found, note = fine_tuned(fp32, int8, of)
+        found, note = fine_tuned(fp32, int8, of, "student")
         assert (found is None) == (expected is None)
         assert note.startswith("not tried: 1 steps" if expected is None else f"{expected} steps")
 
@@ -129,7 +131,7 @@ def test_what_does_not_help_is_not_kept(graph: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(recovery, "RATE", rate)
         after = recover(graph, found, POOL, JUDGES, lessons(graph), scheme=wanted)
         bias, tuned = after.attempts
-        assert (bias.name, tuned.name) == ("bias correction", "fine-tune")
+        assert (bias.name, tuned.name) == ("bias correction", "fine-tune towards the student")
         assert bias.before == found.chosen.agreement and tuned.before == (bias.after if bias.kept else bias.before)
         for one in after.attempts:
             assert one.kept == ((one.after or 0.0) > (one.before or 0.0))

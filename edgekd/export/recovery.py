@@ -7,7 +7,7 @@ empirical form. Fine-tuning: distillation through fake quantisation (Mishra and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,16 +28,17 @@ from edgekd.export.placement import WEIGHTED
 from edgekd.export.running import model_logits, runner
 
 CORRECTED = 256  # images that biases are corrected on
-RATE, BATCH, TEMPERATURE = 2e-4, 64, 4.0  # of the fine-tune: Adam at its highest, images a step, of the distillation
+RATE, BATCH, TEMPERATURE = 1e-4, 64, 4.0  # of the fine-tune: Adam at its highest, images a step, of the distillation
 PROBE, FEWEST, MOST = 3, 20, 400  # steps of the fine-tune: to time, below which it is not begun, and at most
-WITHIN_S = 90.0  # seconds that the fine-tune may take
+WITHIN_S = 60.0  # seconds that each fine-tune may take
+TUNED = "fine-tune towards the {}"
 
 
 @dataclass(frozen=True)
 class Attempt:
     """A way to recover, and what came of it."""
 
-    name: str  # "bias correction" or "fine-tune"
+    name: str  # "bias correction", or TUNED with a name of Lessons.targets
     before: float | None  # agreement with the fp32 graph on generated images held out, 0 to 1; None: NaN or Inf
     after: float | None  # the same behind it; None: see note
     kept: bool
@@ -54,11 +55,14 @@ class Recovered:
 
 @dataclass(frozen=True)
 class Lessons:
-    """What a fine-tune learns from: generated images with the logits of the teacher and of the fp32 graph."""
+    """What fine-tunes learn from: generated images, and the logits that they are to give for them.
+
+    Of the fp32 student, which the graph is held against, and of the teacher: where the two differ much, learning from
+    the teacher leads away from the student (benchmarks/results/int8.jsonl).
+    """
 
     pixels: Pixels  # (N, C, H, W)
-    teacher: Logits  # (N, K)
-    student: Logits  # (N, K)
+    targets: Mapping[str, Logits]  # "student", "teacher" -> (N, K); tried in this order
     temperature: float = TEMPERATURE
     seed: int = 0
     within_s: float = WITHIN_S
@@ -75,10 +79,11 @@ def recover(
     source, kept, attempts = onnx.load(fp32), found.graph, list[Attempt]()
     answers = model_logits(source, held_out).argmax(1)
     best = agreement(model_logits(kept, held_out), answers)
-    for name in ("bias correction", "fine-tune"):
+    for target in (None, *lessons.targets):
+        name = "bias correction" if target is None else TUNED.format(target)
         try:
-            if name == "fine-tune":
-                changed, note = fine_tuned(source, kept, lessons)
+            if target is not None:
+                changed, note = fine_tuned(source, kept, lessons, target)
             else:
                 changed, note = bias_corrected(source, kept, onnx.load(fp32), calibration[:CORRECTED])
         except ValueError as error:  # an operator that FakeQuantised does not know
@@ -127,46 +132,45 @@ def bias_corrected(
 
 
 def fine_tuned(
-    source: onnx.ModelProto, int8: onnx.ModelProto, lessons: Lessons, *, steps: int | None = None
+    source: onnx.ModelProto, int8: onnx.ModelProto, lessons: Lessons, target: str, *, steps: int | None = None
 ) -> tuple[onnx.ModelProto | None, str]:
     """`source`, which `int8` was made of, with weights learned through the rounding; and its steps in words.
 
-    Distils from the teacher and from the fp32 student alike: the one is what it is for, the other what it is held
-    against. Adam, whose rate falls to nothing where the steps end. steps: None: as many as a probe says fit into
-    lessons.within_s, FEWEST to MOST; None is given where they do not fit. Same steps and seed, same weights on a CPU.
+    target: of lessons.targets. Adam, whose rate falls to nothing where the steps end. steps: None: as many as a probe
+    says fit into lessons.within_s, FEWEST to MOST; None is given where they do not fit. Same steps and seed, same
+    weights on a CPU.
     """
     if steps is None:
-        steps = _affordable(FakeQuantised(source, int8), lessons)
+        steps = _affordable(FakeQuantised(source, int8), lessons, target)
         if steps < FEWEST:
             return (
                 None,
                 f"not tried: {steps} steps would fit into {lessons.within_s:g} seconds, {FEWEST} are the fewest",
             )
     model = FakeQuantised(source, int8)
-    _train(model, lessons, steps)
+    _train(model, lessons, target, steps)
     return with_constants(source, dict(model.learned())), f"{steps} steps of {BATCH} images"
 
 
-def _affordable(model: FakeQuantised, lessons: Lessons) -> int:
+def _affordable(model: FakeQuantised, lessons: Lessons, target: str) -> int:
     """Steps that fit into the time, by PROBE of them on a network that is thrown away."""
     start = lessons.clock()
-    _train(model, lessons, PROBE)
+    _train(model, lessons, target, PROBE)
     per_step = (lessons.clock() - start) / PROBE
     return min(MOST, int(lessons.within_s / per_step) if per_step else MOST)
 
 
-def _train(model: FakeQuantised, lessons: Lessons, steps: int) -> None:
+def _train(model: FakeQuantised, lessons: Lessons, target: str, steps: int) -> None:
     rng = torch.Generator().manual_seed(lessons.seed)
     optimizer = torch.optim.Adam(model.parameters(), RATE)
-    pixels = torch.from_numpy(lessons.pixels)
-    targets = [torch.from_numpy(logits) for logits in (lessons.teacher, lessons.student)]
+    pixels, wanted = torch.from_numpy(lessons.pixels), torch.from_numpy(lessons.targets[target])
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = RATE * one_cycle(step / steps)
         drawn = torch.randint(len(pixels), (BATCH,), generator=rng)
         guess = model(pixels[drawn].float())
-        parts = [losses.distillation(student=guess, teacher=t[drawn], temperature=lessons.temperature) for t in targets]
+        loss = losses.distillation(student=guess, teacher=wanted[drawn], temperature=lessons.temperature)
         optimizer.zero_grad()
-        torch.stack(parts).mean().backward()
+        loss.backward()
         optimizer.step()
 
 
