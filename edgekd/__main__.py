@@ -28,6 +28,7 @@ from edgekd.options import (
     AsJson,
     BoardPython,
     Budget,
+    CalibrationData,
     Classes,
     Data,
     Debug,
@@ -112,6 +113,7 @@ def compress(
     prior: Prior = None,
     setting: Setting = None,
     eval_data: Data = None,
+    calibration_data: CalibrationData = None,
     on: Annotated[
         str | None, typer.Option(help="A board, ssh://user@host: it measures candidates before training, and the end.")
     ] = None,
@@ -138,7 +140,7 @@ def compress(
         display.say(f"reading {teacher}")
         from edgekd import pipeline
         from edgekd import plan as planning
-        from edgekd.evaluation import load_eval_data
+        from edgekd.evaluation import load_eval_data, load_real_images
         from edgekd.methods import configure
 
         read = arguments.teacher(teacher, arch, input_, mean, std, classes)
@@ -152,6 +154,7 @@ def compress(
         device = planning.device_of(asked)
         config = configure(asked.method, asked.budget, asked.settings, read)
         data = None if eval_data is None else load_eval_data(eval_data, read.images, len(read.classes))
+        real = None if calibration_data is None else load_real_images(calibration_data, read.images)
         folder = out or (plan.parent if plan else arguments.folder(teacher, profile))
         shown = ", ".join(f"{k} {v}" for k, v in vars(config).items())
         display.training(config, folder)
@@ -159,8 +162,8 @@ def compress(
         result = pipeline.compress(
             read, device, folder, method=asked.method, budget=asked.budget, minutes=asked.minutes,
             settings=asked.settings, family=asked.student, like_teacher=like_teacher, seed=asked.seed, eval_data=data,
-            teacher_licence=teacher_licence, sign=sign, board=_board(on, python, ssh_config, display.say),
-            log=display.log, say=display.say, warn=display.warn,
+            calibration_data=real, teacher_licence=teacher_licence, sign=sign, log=display.log, say=display.say,
+            warn=display.warn, board=_board(on, python, ssh_config, display.say),
         )  # fmt: skip
         if not as_json:
             display.progress.stop()

@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,33 @@ class EvalData:
     sha256: str
 
 
+@dataclass(frozen=True)
+class RealImages:
+    """Images of the customer that nothing is trained on: for the ranges of an INT8 graph."""
+
+    pixels: Pixels  # (N, C, H, W)
+    name: str
+    sha256: str
+
+
+def load_real_images(path: str | Path, images: Images) -> RealImages:
+    """Reads an npz of uint8 images, (N, H, W), (N, H, W, C) or (N, C, H, W); labels in it are not looked at.
+
+    Raises DataError where the file is none, or its shape does not fit the network.
+    """
+    path = Path(path)
+    arrays = _arrays(path)
+    name = next((first for first, _ in NAMES if first in arrays), None)
+    if name is None:
+        raise DataError(
+            f"{path} has no images",
+            code="E0341",
+            why=f"it holds: {', '.join(arrays) or 'nothing'}",
+            fix="numpy.savez('data.npz', images=uint8 array (N, H, W, C))",
+        )
+    return RealImages(_pixels(path, arrays[name], images), path.name, sha256(path))
+
+
 def load_eval_data(path: str | Path, images: Images, classes: int) -> EvalData:
     """Reads an npz of uint8 images, (N, H, W), (N, H, W, C) or (N, C, H, W), and integer labels 0..K-1 (N,).
 
@@ -41,7 +69,24 @@ def load_eval_data(path: str | Path, images: Images, classes: int) -> EvalData:
             why=f"it holds: {', '.join(arrays) or 'nothing'}",
             fix="numpy.savez('data.npz', images=uint8 array (N, H, W, C), labels=integers (N,))",
         )
-    pixels, labels = arrays[names[0]], arrays[names[1]]
+    pixels, labels = _pixels(path, arrays[names[0]], images), arrays[names[1]]
+    if labels.shape != (len(pixels),) or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"{path}: labels must be {len(pixels)} integers, one per image",
+            code="E0344",
+            why=f"found {labels.dtype} of shape {labels.shape}",
+        )
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise DataError(
+            f"{path}: labels run from {labels.min()} to {labels.max()}",
+            code="E0345",
+            why=f"the teacher has {classes} classes, 0 to {classes - 1}",
+        )
+    return EvalData(pixels, labels.astype(np.int64), path.name, sha256(path))
+
+
+def _pixels(path: Path, pixels: NDArray[Any], images: Images) -> Pixels:
+    """uint8 (N, C, H, W) of an array that has its channels where it likes."""
     wanted = (images.channels, images.height, images.width)
     found = pixels.shape[1:]
     if pixels.ndim == 3:
@@ -62,19 +107,7 @@ def load_eval_data(path: str | Path, images: Images, classes: int) -> EvalData:
             why="edgekd normalises pixels 0..255 itself, with the teacher's mean and std",
             fix="save the raw pixels",
         )
-    if labels.shape != (len(pixels),) or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(
-            f"{path}: labels must be {len(pixels)} integers, one per image",
-            code="E0344",
-            why=f"found {labels.dtype} of shape {labels.shape}",
-        )
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise DataError(
-            f"{path}: labels run from {labels.min()} to {labels.max()}",
-            code="E0345",
-            why=f"the teacher has {classes} classes, 0 to {classes - 1}",
-        )
-    return EvalData(np.ascontiguousarray(pixels), labels.astype(np.int64), path.name, sha256(path))
+    return np.ascontiguousarray(pixels)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:

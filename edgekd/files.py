@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -72,7 +73,7 @@ def sweep(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a dataclass, mapping or list as indented JSON, whole or not at all."""
-    text = json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with written(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -97,13 +98,15 @@ def parsed(text: str | bytes) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, tuples and paths as what JSON knows; fields that are left out of repr stay out."""
+    """Dataclasses, tuples and paths as what JSON knows, without fields that repr leaves out. NaN and Inf: None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return str(value) if isinstance(value, Path) else value
 
 

@@ -33,6 +33,12 @@ ProfileName = Annotated[
 Data = Annotated[
     Path | None, typer.Option("--eval-data", help="Labelled images (npz) for the report; never trained on.")
 ]
+CalibrationData = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration-data", help="Images of your own (npz): INT8 takes its ranges of them where that is better."
+    ),
+]
 Latency = Annotated[str | None, typer.Option(help="Limit instead of the profile's, e.g. 2ms.")]
 MaxParams = Annotated[str | None, typer.Option(help="Limit on the student's parameters, e.g. 500k or 1.5M.")]
 MaxMb = Annotated[

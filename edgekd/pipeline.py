@@ -18,7 +18,7 @@ from edgekd.compute import RATES
 from edgekd.deployed import Choice, choose
 from edgekd.device import Board, Outcome, run_bundle, run_fleet
 from edgekd.errors import InputError, UsageError
-from edgekd.evaluation import EvalData, load_eval_data, write_eval_data
+from edgekd.evaluation import EvalData, RealImages, load_eval_data, write_eval_data
 from edgekd.families import name_of
 from edgekd.files import from_dict, plain, write_json
 from edgekd.lock import locked
@@ -70,6 +70,7 @@ def compress(
     like_teacher: float | None = None,
     seed: int = 0,
     eval_data: EvalData | None = None,
+    calibration_data: RealImages | None = None,
     board: Runner | None = None,
     teacher_licence: str = "",
     sign: Path | None = None,
@@ -83,8 +84,9 @@ def compress(
     method's BUDGETS or a fraction of the longest one's steps; settings: single fields of the method's Config on top.
     minutes: how long the whole may take here, instead of a budget; the steps follow from a short probe.
     board: takes bundles to the device (edgekd.device.runner_of): the best candidates are measured there before one is
-    chosen, and the bundle at the end. eval_data only ever reaches the report. log: figures of the training; say: one
-    line per stage. teacher_licence: named in the bundle; sign: a private key (PEM) that signs the bundle.
+    chosen, and the bundle at the end. eval_data only ever reaches the report; calibration_data the ranges of an INT8
+    graph, where they prove better than those of generated images. log: figures of the training; say: one line per
+    stage. teacher_licence: named in the bundle; sign: a private key (PEM) that signs the bundle.
     warn: what speaks against a good student, before the work begins, and graphs that are not packed.
     Raises EdgekdError children; Interrupted (after saving) on SIGINT or SIGTERM. Under torchrun the processes train
     together; all but the first end after that, by SystemExit.
@@ -120,11 +122,14 @@ def compress(
     recipe = Recipe(method, budget, config, seed)
     with locked(folder) if first() else nullcontext():
         with one_after_the_first():
-            claim(folder, settings_of(teacher, profile, sizing, recipe, teacher_licence))
+            hashed = {} if calibration_data is None else {"calibration_data": calibration_data.sha256}
+            claim(folder, settings_of(teacher, profile, sizing, recipe, teacher_licence) | hashed)
             if not (folder / "plan.json").exists():
                 write_json(folder / "plan.json", candidates.document(found))
         student, pixels = distilled(teacher, sizing, recipe, folder, log, say, warn)
-        bundle = bundled(teacher, student, pixels, sizing, profile, recipe, folder, say, warn, teacher_licence)
+        bundle = bundled(
+            teacher, student, pixels, sizing, profile, recipe, folder, say, warn, teacher_licence, calibration_data
+        )
         if sign is not None:
             say(f"signed: {sign_bundle(bundle, sign)}")
         reference = referenced(teacher, profile, folder, say)

@@ -23,7 +23,7 @@ from edgekd.pipeline import gentle
 from edgekd.profile import adjusted, load_profile
 from edgekd.room import capacities, numbers, spare
 from edgekd.sizing import search
-from edgekd.stages import CALIBRATION, samples_kept
+from edgekd.stages import images_kept, samples_kept
 from edgekd.types import Cost, Images, Limits, Prediction, Profile, Search, Teacher
 
 SCHEMA = 1
@@ -108,7 +108,7 @@ def disk_mb(config: Any, teacher: Teacher, of_teacher: Cost, of_student: Cost, p
     refined = getattr(config, "image_batch", 0) * pixels
     checkpoints = 3 * 4 * 3 * (of_student.parameters + refined)
     samples = samples_kept(facts)
-    kept = (CALIBRATION + samples) * pixels + samples * (pixels + 4 * classes * (1 + len(profile.precisions)))
+    kept = images_kept(facts) * pixels + samples * (pixels + 4 * classes * (1 + len(profile.precisions)))
     graphs = sum(of_student.parameters * BYTES[p] for p in profile.precisions)
     end = kept + graphs + 4 * of_student.parameters + 4 * of_teacher.parameters
     return {"while it runs": (banks + checkpoints + end) / 1e6, "at the end": end / 1e6}

@@ -25,11 +25,13 @@ from edgekd.checkpoint import NAME, discard, mend, stoppable
 from edgekd.compute import choose_device, keep_freed_memory, to_device
 from edgekd.device import run_bundle
 from edgekd.errors import ExportError, InputError, UsageError
-from edgekd.evaluation import EvalData, write_eval_data
+from edgekd.evaluation import EvalData, RealImages, write_eval_data
 from edgekd.export import Pixels, export, export_fp32, gates, graph_path, torch_logits
+from edgekd.export.recovery import TEMPERATURE
 from edgekd.fidelity import fidelity
 from edgekd.files import parsed, plain, sweep, write_json, written
 from edgekd.grid import write_grid
+from edgekd.integers import Integers, parted
 from edgekd.lock import unwritable
 from edgekd.methods import distill
 from edgekd.provenance import made_with, provenance
@@ -39,7 +41,7 @@ from edgekd.teacher import load_teacher, save_teacher
 from edgekd.training_log import TrainingLog
 from edgekd.types import Bundle, Images, Log, Manifest, Profile, Recipe, Run, Sizing, Teacher
 
-CALIBRATION, SAMPLES = 512, 2_000  # generated images for INT8, and for agreement; fewer where images are large
+SPARE, SAMPLES = 512, 2_000  # generated images for INT8 at least, and for agreement; fewer where images are large
 LARGEST_SAMPLES = 32_000_000  # bytes of all samples together
 SHOWN = 6  # settings that differ, in the message about them
 
@@ -143,7 +145,7 @@ def distilled(
     with stoppable():
         run = Run(device, recipe.seed, folder, logged)
         sampler = distill(recipe.method, teacher_there, student, recipe.config, run, say)
-    count = CALIBRATION + samples_kept(images)
+    count = images_kept(images)
     parts = [to_pixels(sampler(min(256, count - at)), images).cpu().numpy() for at in range(0, count, 256)]
     ranks.leave_to_the_first()
     with written(images_file) as temporary, open(temporary, "wb") as handle:
@@ -161,6 +163,11 @@ def distilled(
 def samples_kept(images: Images) -> int:
     """How many generated images come with a bundle."""
     return max(64, min(SAMPLES, LARGEST_SAMPLES // (images.channels * images.height * images.width)))
+
+
+def images_kept(images: Images) -> int:
+    """How many generated images a run keeps: the samples, and beside them what INT8 is calibrated and chosen with."""
+    return SPARE + 5 * samples_kept(images) // 2
 
 
 def data_statement(prior: str) -> str:
@@ -188,18 +195,25 @@ def bundled(
     say: Callable[[str], None],
     warn: Callable[[str], None] = lambda line: None,
     teacher_licence: str = "",
+    real: RealImages | None = None,
 ) -> Bundle:
     """Graphs, each held against torch, and the bundle around them; read back where that is finished.
 
     An fp16 or INT8 graph that is not the student stays out of the bundle, and `warn` is told; the manifest's parity
-    keeps the reason. Raises ParityError where nothing would be left.
+    keeps the reason. real: images for the ranges of INT8. Raises ParityError where nothing would be left.
     """
     if (folder / "bundle").exists():
         say("bundle packed already")
         return read_bundle(folder / "bundle")
     say(f"exporting {' and '.join(profile.precisions)}")
-    images, calibration, held_out = teacher.images, pixels[:CALIBRATION], pixels[CALIBRATION:]
-    graphs = export(student, images, teacher.classes, profile, calibration, folder, teacher_sha256=teacher.sha256)
+    images, generated = teacher.images, parted(pixels, samples_kept(teacher.images))
+    held_out = generated.samples
+    heat = getattr(recipe.config, "temperature", TEMPERATURE)
+    integers = Integers(teacher, student, generated, real, temperature=heat, seed=recipe.seed, say=say)
+    graphs = export(
+        student, images, teacher.classes, profile, generated.pool, folder,
+        teacher_sha256=teacher.sha256, write_int8=integers,
+    )  # fmt: skip
     wanted, logits = (torch_logits(model, images, held_out) for model in (teacher.model, student))
     passed, by_graph = gates(graphs, graph_path(folder, "fp32"), held_out, logits)
     for precision, gate in passed.items():
@@ -221,12 +235,12 @@ def bundled(
         classes=teacher.classes,
         graphs={},
         files={},
-        parity={precision: gate.document() for precision, gate in passed.items()},
+        parity={p: gate.document() | (integers.told if p == "int8" else {}) for p, gate in passed.items()},
         student=plain(sizing.spec) | plain(sizing.student),
         teacher={"sha256": teacher.sha256, "architecture": teacher.architecture} | plain(sizing.teacher),
         method={"name": recipe.method, **{n: v for n, v in plain(recipe).items() if n != "method"}},
         profile=plain(profile),
-        data=data_statement(prior),
+        data="; ".join(filter(None, (data_statement(prior), integers.data))),
         made_with=made_with(str(choose_device())),
         provenance=plain(provenance(sys.argv, teacher_licence=teacher_licence, gpu=_gpu())),
         fidelity=plain(found),

@@ -10,11 +10,13 @@ from typing import Any
 from torch import nn
 
 from edgekd.export import Pixels, export, gates, torch_logits
+from edgekd.export.recovery import TEMPERATURE
+from edgekd.integers import Integers, parted
 from edgekd.lock import locked
 from edgekd.methods import configure
 from edgekd.pipeline import gentle, no_log, settings_of
 from edgekd.sizing import search, sized
-from edgekd.stages import CALIBRATION, claim, distilled
+from edgekd.stages import claim, distilled, samples_kept
 from edgekd.types import Log, Profile, Recipe, Sizing, Teacher
 
 
@@ -61,7 +63,12 @@ def distill(
 
 
 def export_student(
-    found: Distilled, profile: Profile, folder: str | Path, *, warn: Callable[[str], None] = lambda line: None
+    found: Distilled,
+    profile: Profile,
+    folder: str | Path,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Path]:
     """Writes the graphs of `profile` into `folder`, made when missing: precision -> path of an ONNX file.
 
@@ -71,11 +78,14 @@ def export_student(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    teacher, held_out = found.teacher, found.pixels[CALIBRATION:]
+    teacher, generated = found.teacher, parted(found.pixels, samples_kept(found.teacher.images))
+    heat = getattr(found.recipe.config, "temperature", TEMPERATURE)
+    integers = Integers(teacher, found.student, generated, temperature=heat, seed=found.recipe.seed, say=say)
     graphs = export(
-        found.student, teacher.images, teacher.classes, profile, found.pixels[:CALIBRATION], folder,
-        teacher_sha256=teacher.sha256,
+        found.student, teacher.images, teacher.classes, profile, generated.pool, folder,
+        teacher_sha256=teacher.sha256, write_int8=integers,
     )  # fmt: skip
+    held_out = generated.samples
     logits = torch_logits(found.student, teacher.images, held_out)
     passed, _ = gates(graphs, folder / "student.fp32.onnx", held_out, logits)
     for precision, gate in passed.items():

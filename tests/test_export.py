@@ -167,7 +167,7 @@ def flipped(logits: Logits, count: int) -> Logits:
 
 def test_parity_gates() -> None:
     good = np.random.default_rng(0).normal(size=(100, 5)).astype(np.float32)
-    assert check_parity("fp32", good.copy(), good) == {"max_abs": 0.0, "relative": 0.0, "agreement": 1.0}
+    assert check_parity("fp32", good.copy(), good) == {"max_abs": 0.0, "relative": 0.0, "agreement": 1.0, "images": 100}
     for precision, other in (
         ("fp32", good + 0.01),
         ("int8", np.roll(good, 1, axis=0)),

@@ -12,7 +12,8 @@ from onnx import NodeProto, numpy_helper
 
 from edgekd import Images
 from edgekd.export import export_fp32, export_int8, lint, onnx_logits, scheme
-from edgekd.export.int8 import METHODS, TENSORRT, TENSORRT_8, UNSIGNED
+from edgekd.export.int8 import TENSORRT, TENSORRT_8, UNSIGNED
+from edgekd.export.ranges import METHODS
 from edgekd.networks import ResNet
 
 FACTS = Images(3, 16, 16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))

@@ -23,6 +23,7 @@ from edgekd.export import (
     export_fp32,
     export_int8,
     gates,
+    recovery,
     scheme,
     torch_logits,
 )
@@ -78,7 +79,7 @@ def test_a_spoilt_graph_is_refused_at_its_layer(student: ResNet, fp32: Path, tmp
     assert [layer["relative"] for layer in document["worst_layers"]] == sorted(
         (layer["relative"] for layer in document["worst_layers"]), reverse=True
     )
-    assert found["fp32"].document().keys() == {"max_abs", "relative", "agreement"}
+    assert found["fp32"].document().keys() == {"max_abs", "relative", "agreement", "images"}
     with pytest.raises(ParityError) as alone:  # nothing would be left
         gates({"int8": tmp_path / "bad.onnx"}, fp32, PIXELS, torch_)
     assert alone.value.layers and f"at Conv {layer!r}" in alone.value.why
@@ -100,12 +101,18 @@ def test_compress_goes_on_without_the_graph(
         "settings": {"batch": 32, "latent": 8, "generator_width": 8, "generator_steps": 2, "student_steps": 4},
     }
     monkeypatch.setitem(AGREEMENT, "int8", 1.01)  # no graph reaches it
+    monkeypatch.setattr(recovery, "MOST", recovery.FEWEST)
     teacher, profile = load_teacher(teacher_file), load_profile("cpu")
     warned: list[str] = []
     result = compress(teacher, profile, tmp_path / "run", **quick, warn=warned.append)
     assert "student.int8.onnx" not in result.bundle.manifest.files
     assert set(result.bundle.manifest.graphs) == {"fp32"}
     assert "101.0% is asked" in result.bundle.manifest.parity["int8"]["refused"]
+    tried = result.bundle.manifest.parity["int8"]["recovery"]
+    assert [attempt["name"] for attempt in tried] == [
+        "bias correction", "fine-tune towards the student", "fine-tune towards the teacher",
+    ]  # fmt: skip
+    assert tried[1]["note"].startswith(f"{recovery.FEWEST} steps")
     assert [line for line in result.broken if "no int8 graph" in line]
     assert [line for line in warned if "the int8 graph is not packed" in line and "Furthest apart" in line]
     assert "int8" not in result.report["graphs"]

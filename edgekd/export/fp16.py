@@ -17,7 +17,7 @@ from edgekd.export.fp32 import quiet
 from edgekd.export.metadata import describe_like
 from edgekd.export.network import Pixels
 from edgekd.export.opset import tidy
-from edgekd.export.running import at_once, runner
+from edgekd.export.running import at_once, float_tensors, runner
 from edgekd.files import written
 
 LARGEST = 65504.0  # finite number of fp16
@@ -106,10 +106,7 @@ def _keep_islands_whole(graph: onnx.ModelProto, source: onnx.ModelProto) -> None
 
 def measure_ranges(model: onnx.ModelProto, pixels: Pixels) -> dict[str, Range]:
     """Range of every float tensor of an fp32 graph on images (N, C, H, W), constants among them."""
-    typed = onnx.shape_inference.infer_shapes(model)
-    values = (*typed.graph.value_info, *typed.graph.output)
-    floats = {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT}
-    names = [name for node in model.graph.node for name in node.output if name in floats]
+    names = float_tensors(model)
     run = runner(model, names)
     first = run(pixels[:1])
     step = at_once(first)

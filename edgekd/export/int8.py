@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from edgekd.export.fp32 import quiet
 from edgekd.export.metadata import describe_like
 from edgekd.export.network import Pixels
 from edgekd.export.opset import tidy
-from edgekd.export.placement import edge_layers, free_conv_branch, not_residual, preprocessing
+from edgekd.export.placement import edge_layers, free_conv_branch, free_output, not_residual, preprocessing
+from edgekd.export.ranges import PERCENTILE, Ranges, histograms, ranges
 from edgekd.files import written
 
-METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "entropy": CalibrationMethod.Entropy,
-    "percentile": CalibrationMethod.Percentile,
-}
 WEIGHTED = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
 
 
@@ -35,6 +35,11 @@ class Scheme:
     activations: str  # "uint8" with zero points, or "int8" around zero
     stored_weights: bool = True  # as int8 behind a DequantizeLinear; else as fp32 behind a Q/DQ pair
     whole_graph: bool = True  # every operator with an int8 kernel; else inputs of weighted ones and residual sums only
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether activations lie around zero."""
+        return self.activations == "int8"
 
 
 UNSIGNED = Scheme("uint8")
@@ -63,63 +68,61 @@ def export_int8(
     *,
     scheme: Scheme,
     method: str = "minmax",
-    percentile: float = 99.99,
+    percentile: float = PERCENTILE,
     keep: Sequence[str] = (),
 ) -> None:
     """Writes the INT8 graph, calibrated on pixels of generated images (N, C, H, W): per-channel int8 weights.
 
-    method: of METHODS; percentile: of absolute values, in percent, for that method. With its 128 bins onnxruntime's
-    entropy finds the extremes for activations around zero, as minmax does. keep: layers that stay fp32, of "first" and
-    "last"; none by default. Normalisation stays fp32.
-    Never call it with noise: a ResNet-18 calibrated so falls from 70 to 8 % on ImageNet.
+    method: of ranges.METHODS; percentile: for that one. keep: layers that stay fp32, of "first" and "last"; none by
+    default. Never call it with noise: a ResNet-18 calibrated so falls from 70 to 8 % on ImageNet.
     """
     model = onnx.load(fp32)
-    excluded = {*preprocessing(model), *edge_layers(model, keep)}
-    extra: dict[str, Any] = {"ActivationSymmetric": scheme.activations == "int8", "WeightSymmetric": True}
-    extra["CalibPercentile"] = percentile
-    if scheme.whole_graph:
-        kinds = None  # all that ONNX Runtime has integer kernels for
-        excluded |= {node.name for node in model.graph.node if node.op_type == "BatchNormalization"}  # it has none
-    else:
-        kinds = [*WEIGHTED, "Add"]
-        excluded |= set(not_residual(model))
-        extra |= {"QuantizeBias": False, "OpTypesToExcludeOutputQuantization": kinds}
-        extra["AddQDQPairToWeight"] = not scheme.stored_weights
-    with quiet(), redirect_stdout(io.StringIO()), written(path) as temporary:  # it prints, and stdout is the document's
-        quantize_static(
-            model,
-            temporary,
-            _Reader(calibration, model),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=kinds,
-            nodes_to_exclude=sorted(excluded),
-            per_channel=True,
-            activation_type=QuantType.QInt8 if scheme.activations == "int8" else QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=METHODS[method],
-            extra_options=extra,
-        )
-        graph = onnx.load(temporary)
-        if not scheme.whole_graph:
-            free_conv_branch(graph)
-        tidy(graph)
-        describe_like(graph, onnx.load(fp32, load_external_data=False), "int8")
+    found = ranges(histograms(model, calibration), method, symmetric=scheme.symmetric, percent=percentile)
+    save(quantised(model, found, scheme=scheme, keep=keep), path)
+
+
+def save(graph: onnx.ModelProto, path: Path) -> None:
+    """Writes a graph, whole or not at all."""
+    with written(path) as temporary:
         onnx.save_model(graph, temporary)
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Images in batches as the graph takes them."""
+def quantised(fp32: onnx.ModelProto, found: Ranges, *, scheme: Scheme, keep: Sequence[str] = ()) -> onnx.ModelProto:
+    """The INT8 graph of an fp32 one, which stays as it is. found: the range of every activation.
 
-    def __init__(self, pixels: Pixels, model: onnx.ModelProto) -> None:
-        entry = model.graph.input[0]
-        self.name, kind = entry.name, entry.type.tensor_type
-        self.kind = np.uint8 if kind.elem_type == onnx.TensorProto.UINT8 else np.float32
-        fixed = kind.shape.dim[0].dim_value
-        parts = np.array_split(pixels, max(1, len(pixels) // 32))
-        if fixed:
-            parts = [pixels[np.arange(at, at + fixed) % len(pixels)] for at in range(0, len(pixels), fixed)]
-        self.batches: Iterator[Pixels] = iter(parts)
-
-    def get_next(self) -> dict[str, Any] | None:
-        batch = next(self.batches, None)
-        return None if batch is None else {self.name: batch.astype(self.kind)}
+    Normalisation stays fp32, and so do the logits: in 255 steps of their whole range, near classes would be equal.
+    """
+    excluded = {*preprocessing(fp32), *edge_layers(fp32, keep)}
+    kinds: list[str] = [*WEIGHTED, "Add"]
+    extra: dict[str, Any] = {"ActivationSymmetric": scheme.symmetric, "WeightSymmetric": True}
+    if scheme.whole_graph:
+        kinds = sorted({*QLinearOpsRegistry, *QDQRegistry})  # all that ONNX Runtime has integer kernels for
+        excluded |= {node.name for node in fp32.graph.node if node.op_type == "BatchNormalization"}  # it has none
+    else:
+        excluded |= set(not_residual(fp32))
+        extra |= {"QuantizeBias": False, "OpTypesToExcludeOutputQuantization": kinds}
+        extra["AddQDQPairToWeight"] = not scheme.stored_weights
+    limits = {name: tuple(np.array(v, np.float32) for v in pair) for name, pair in found.items()}
+    with quiet(), redirect_stdout(io.StringIO()):  # it prints, and stdout is the document's
+        quantizer = QDQQuantizer(
+            save_and_reload_model_with_shape_infer(fp32),
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8 if scheme.symmetric else QuantType.QUInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
+            nodes_to_quantize=[],
+            nodes_to_exclude=sorted(excluded),
+            op_types_to_quantize=kinds,
+            extra_options=extra,
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()  # it puts its nodes at the end
+        graph: onnx.ModelProto = quantizer.model.model
+    if scheme.whole_graph:
+        free_output(graph)
+    else:
+        free_conv_branch(graph)
+    tidy(graph)
+    describe_like(graph, fp32, "int8")
+    return graph

@@ -59,6 +59,23 @@ def free_conv_branch(graph: onnx.ModelProto) -> None:
     _drop_unread(graph)
 
 
+def free_output(graph: onnx.ModelProto) -> None:
+    """Takes the Q/DQ pair off the outputs of the graph, in place, where a weighted operator or a sum gives them."""
+    maker = {name: node for node in graph.graph.node for name in node.output}
+    for output in graph.graph.output:
+        dequantised = maker[output.name]
+        quantised = maker.get(dequantised.input[0])
+        if dequantised.op_type != "DequantizeLinear" or quantised is None or quantised.op_type != "QuantizeLinear":
+            continue
+        source = maker[quantised.input[0]]
+        read = sum(quantised.input[0] in node.input for node in graph.graph.node)
+        if source.op_type not in (*WEIGHTED, "Add") or read > 1:
+            continue
+        source.output[0] = output.name
+        graph.graph.node.remove(dequantised)
+        graph.graph.node.remove(quantised)
+
+
 def _drop_unread(graph: onnx.ModelProto) -> None:
     """Removes Q and DQ nodes that nothing reads any more."""
     outputs = [output.name for output in graph.graph.output]

@@ -25,7 +25,12 @@ def onnx_logits(graph: Path, pixels: Pixels) -> Logits:
     An fp16 graph is run as `rounded` makes it: ONNX Runtime's CPU computes fp16 graphs in fp32 and leaves out the
     rounding in between, so that what overflows on a GPU would not show.
     """
-    run = runner(onnx.load(graph), ["logits"], optimise=True)
+    return model_logits(onnx.load(graph), pixels)
+
+
+def model_logits(model: onnx.ModelProto, pixels: Pixels) -> Logits:
+    """As onnx_logits, of a graph in memory."""
+    run = runner(model, ["logits"], optimise=True)
     return np.concatenate([run(pixels[at : at + PART])["logits"] for at in range(0, len(pixels), PART)])
 
 
@@ -57,6 +62,14 @@ def runner(model: onnx.ModelProto, names: Sequence[str], *, optimise: bool = Fal
         return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*parts, strict=True), strict=True)}
 
     return run
+
+
+def float_tensors(model: onnx.ModelProto) -> list[str]:
+    """Names of the tensors of float32 that the nodes of a graph compute, in its order."""
+    typed = onnx.shape_inference.infer_shapes(model)
+    values = (*typed.graph.value_info, *typed.graph.output)
+    floats = {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return [name for node in model.graph.node for name in node.output if name in floats]
 
 
 def at_once(of_one: Tensors) -> int:

@@ -193,9 +193,13 @@ def _provenance(documents: Mapping[str, Any]) -> list[Table]:
         tables.settings("Evaluation data", documents, "/report/evaluation"),
         tables.settings("Made with", documents, "/manifest/made_with"),
         tables.settings("Input of the network", documents, "/manifest/images"),
-        tables.settings("Difference of each graph from torch, on the host", documents, "/manifest/parity"),
-    ]
-    return [table for table in found if table.rows]
+        tables.settings(
+            "Difference of each graph from torch, on the host", documents, "/manifest/parity",
+            ("int8: calibration", "int8: recovery"),
+        ),
+        tables.calibrations(documents),
+    ]  # fmt: skip
+    return [table for table in found if table and table.rows]
 
 
 def _commands(subject: Subject) -> list[tuple[str, str]]:

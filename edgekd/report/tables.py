@@ -147,6 +147,30 @@ def front(documents: Mapping[str, Any], precision: str, most: int = 16) -> Table
     return Table("The front of the plan", head, tuple(rows), note)
 
 
+def calibrations(documents: Mapping[str, Any]) -> Table | None:
+    """How the ranges of the INT8 graph were chosen, and what was tried to recover it; None where nothing says."""
+    place = "/manifest/parity/int8"
+    found = at(documents, f"{place}/calibration")
+    if not found:
+        return None
+    rows: list[tuple[str | Markup, ...]] = []
+    for index, one in enumerate(found["tried"]):
+        kept = {name: one[name] for name in ("images", "method")} == found["chosen"]
+        said = cell(documents, f"{place}/calibration/tried/{index}/agreement", "share")
+        rows.append((f"{one['method']}, {one['images']} images", "", said, "kept" if kept else one["note"]))
+    for index, one in enumerate(at(documents, f"{place}/recovery") or []):
+        shares = (cell(documents, f"{place}/recovery/{index}/{when}", "share") for when in ("before", "after"))
+        verdict = "kept" if one["kept"] else "not kept"
+        rows.append((one["name"], *shares, f"{verdict}: {one['note']}" if one["note"] else verdict))
+    counts = " and ".join(f"{count:,} {name}" for name, count in found["images"].items())
+    note = (
+        f"Agreement with the fp32 graph on {found['held_out']:,} generated images that neither ranges nor weights come "
+        f"from; the gate asks others. Ranges were measured on {counts} images. After {found['within_s']:g} s no more "
+        f"calibrations are begun; tuning ends within {found['recovery_within_s']:g} s."
+    )
+    return Table("INT8: calibration and recovery", ("", "before", "agreement", ""), tuple(rows), note)
+
+
 def settings(caption: str, documents: Mapping[str, Any], place: str, without: tuple[str, ...] = ()) -> Table:
     """A mapping of a document, a row per name; mappings inside it in rows of their own."""
     rows: list[tuple[str | Markup, ...]] = []

@@ -88,6 +88,17 @@ class Builder:
         return [self._plain(v) for v in value] if isinstance(value, list | tuple) else plain_value(value)
 
 
+class Eager(Builder):
+    """Computes every operator at once on real tensors, so that gradients flow, and collects nothing."""
+
+    def call(self, target: str, *args: Any, **kwargs: Any) -> Any:
+        constant = all(v.constant for a in (*args, *kwargs.values()) for v in _values(a))
+        result = operator_named(target)(*(_real(a) for a in args), **{k: _real(v) for k, v in kwargs.items()})
+        if isinstance(result, list | tuple):
+            return [Value(tensor, self.wanted, constant) for tensor in result]
+        return Value(result, self.wanted, constant)
+
+
 def _values(value: Any) -> list[Value]:
     if isinstance(value, list | tuple):
         return [v for item in value for v in _values(item)]
