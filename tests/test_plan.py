@@ -80,7 +80,7 @@ def test_disk_by_hand(teacher: Teacher) -> None:
     profile = load_profile("cpu")
     found = disk_mb(config, teacher, of, small, profile)
     pixels, logits = 64, 4 * 4
-    samples = 512 * pixels + 2_000 * pixels + 2_000 * (pixels + logits * 3)
+    samples = 5_512 * pixels + 2_000 * (pixels + logits * 3)
     graphs = 1_000 * (4 + 1) + 4 * 1_000 + 4 * of.parameters
     assert found["at the end"] == pytest.approx((samples + graphs) / 1e6)
     banks, checkpoints = 5_121 * (64 + 8), 3 * 12 * (1_000 + 256 * 64)

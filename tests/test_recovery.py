@@ -126,7 +126,6 @@ def test_steps_are_what_fits_into_the_time(graph: Path, monkeypatch: pytest.Monk
 def test_what_does_not_help_is_not_kept(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = scheme("onnxrt")
     found = calibrate(graph, {"generated": POOL}, JUDGES, scheme=wanted)
-    monkeypatch.setattr(recovery, "MOST", recovery.FEWEST)
     for rate in (recovery.RATE, 10.0):  # the second ruins every weight
         monkeypatch.setattr(recovery, "RATE", rate)
         after = recover(graph, found, POOL, JUDGES, lessons(graph), scheme=wanted)

@@ -16,7 +16,7 @@ from edgekd.export.network import Pixels
 from edgekd.export.running import at_once, float_tensors, runner
 
 BINS = 8192  # of a histogram: 16 and more to a step of eight bits, so that its own width does not blur the errors
-ENTROPY_BINS = 512  # onnxruntime's search takes time by their square, and with its own 128 finds the extremes only
+ENTROPY_BINS = 256  # onnxruntime's search takes time by their square, and with its own 128 finds the extremes only
 PERCENTILE = 99.99  # percent of the values that stay inside, half of the others cut off at each end
 RATIOS = np.linspace(0.1, 1.0, 91)  # of the extremes, that "mse" tries; below, bins are too wide to tell
 LEVELS = {True: (-127, 127), False: (0, 255)}  # around zero or not: the lowest and the highest integer
