@@ -232,8 +232,9 @@ def test_without_locks_the_owner_that_is_written_down_counts(
 
 
 def test_what_differs_is_shown(tmp_path: Path) -> None:
-    before = {"recipe": {"config": {"batch": 4, "lr": 0.1}, "seed": 0}, "limits": [1, 2], "old": 3}
-    now = {"recipe": {"config": {"batch": 8, "lr": 0.1}, "seed": 0}, "limits": [1, 5], "new": "x" * 99}
+    student: dict[str, Any] = {"student": {}}
+    before = {**student, "recipe": {"config": {"batch": 4, "lr": 0.1}, "seed": 0}, "limits": [1, 2], "old": 3}
+    now = {**student, "recipe": {"config": {"batch": 8, "lr": 0.1}, "seed": 0}, "limits": [1, 5], "new": "x" * 99}
     assert differences(before, before) == []
     assert differences(before, now) == [
         "recipe.config.batch: was 4, is 8",
