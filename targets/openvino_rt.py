@@ -11,7 +11,7 @@ from .setting import EXIT_ENVIRONMENT, EXIT_EXPORT, Infer, Refused, Say, Setting
 CLOCK = "host array in, host array out: copies are inside, preprocessing is part of the graph"
 # INT8 comes from the graph's pairs, and what lies between them is fp32; without fp16 units f16 is computed in f32
 HINTS = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
-NOT_RUN = ("Const", "Input", "Output")  # of the compiled graph's nodes
+WEIGHTED = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")  # as it calls them: where the work is
 
 
 class OpenVino:
@@ -27,7 +27,7 @@ class OpenVino:
         return {"name": "openvino", "version": self.module.__version__, "cpu": device}
 
     def load(self, path: str, setting: Setting, say: Say) -> Tuple[Infer, Dict[str, Any]]:
-        """(infer, facts) of an ONNX graph or an IR (.xml beside its .bin): pixels (N, C, H, W) to logits (N, K), float32.
+        """(infer, facts) of an ONNX graph or an IR (.xml beside its .bin): pixels (N, C, H, W) float32 to logits.
 
         It is compiled for the batch that is measured, as an open one costs time at every call. Raises Refused for
         another provider than the CPU, for a graph that it does not take, and where fp32 is not computed as such.
@@ -75,11 +75,11 @@ class OpenVino:
 
 
 def facts_of(compiled: Any) -> Dict[str, Any]:
-    """What a compiled graph says of itself: it need not be what was asked for."""
+    """What a compiled graph says of itself, which need not be what was asked for: its weighted layers by their type."""
     layers: Dict[str, int] = {}
     for node in compiled.get_runtime_model().get_ordered_ops():
         known = node.get_rt_info()
-        if _text(known, "layerType") not in NOT_RUN:
+        if _text(known, "layerType") in WEIGHTED:
             kind = _text(known, "runtimePrecision")
             layers[kind] = layers.get(kind, 0) + 1
     precision = compiled.get_property("INFERENCE_PRECISION_HINT")

@@ -57,9 +57,9 @@ def run_on(
 ) -> dict[str, Any]:
     """Measures the bundle on a board that ssh reaches and gives its report, as run_bundle does on this machine.
 
-    out: where report.json goes (default: boards/<board> beside the bundle); quick, threads, reference, eval_data, soak,
-    runtime, say: see run_bundle; keep: the board's folder stays; python: the interpreter over there; ssh_config: instead
-    of the user's; stop: set by another thread, it ends the run and clears the board.
+    out: where report.json goes (default: boards/<board> beside the bundle); quick, threads, reference, eval_data,
+    soak, runtime, say: see run_bundle; keep: the board's folder stays; python: the interpreter over there; ssh_config:
+    instead of the user's; stop: set by another thread, it ends the run and clears the board.
     Raises MeasurementError when the board is out of reach (Unfinished: the same call goes on) or its runner failed,
     EnvironmentLacking for what the board lacks, IntegrityError for a file or report that did not travel unchanged.
     """

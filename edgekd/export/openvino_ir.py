@@ -30,13 +30,17 @@ def installed() -> bool:
 def export_ir(graph: Path, path: Path) -> tuple[Path, Path]:
     """Writes an ONNX graph as `path` (.xml) and the .bin beside it, with weights as they are; gives the two.
 
-    Through read_model, as convert_model reports its use over the network. Raises ExportError for a graph that OpenVINO
-    does not take.
+    Through read_model, as convert_model reports its use over the network. The same graph gives the same files. Raises
+    ExportError for a graph that OpenVINO does not take.
     """
     import openvino
 
     try:
-        openvino.save_model(openvino.Core().read_model(graph), path, compress_to_fp16=False)
+        model = openvino.Core().read_model(graph)
+        for number, node in enumerate(model.get_ordered_ops()):
+            if node.get_friendly_name() == node.get_name():  # not ONNX's: one that counts all nodes of the process
+                node.set_friendly_name(f"{node.get_type_name()} {number}")
+        openvino.save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:
         raise ExportError(
             f"OpenVINO {openvino.__version__} would not take {graph.name}",
