@@ -24,9 +24,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from edgekd import Images, load_profile
+from edgekd.bank import normalised
 from edgekd.export import export, export_ir
 from edgekd.families import named
 from edgekd.measure import CLASSES
@@ -114,10 +117,23 @@ def exported(network: str, pixels: int, folder: Path) -> tuple[dict[str, Path], 
     own.mkdir()
     squares = np.random.default_rng(0).integers(0, 256, (COMPARED, 3, 8, 8), dtype=np.uint8)
     drawn = np.kron(squares, np.ones((pixels // 8, pixels // 8), np.uint8))  # 8x8 squares: noise looks all alike
-    files = export(build_student(spec, seed=0).eval(), images, CLASSES, load_profile("cpu"), drawn[:64], own)
+    model = sane(build_student(spec, seed=0), normalised(torch.from_numpy(drawn[:64]), images))
+    files = export(model, images, CLASSES, load_profile("cpu"), drawn[:64], own)
     for graph in files.values():
         export_ir(graph, graph.with_suffix(".xml"))
     return files, drawn.astype(np.float32)
+
+
+def sane(model: nn.Module, x: Tensor) -> nn.Module:
+    """The network with BatchNorm statistics of the images, so that its answers depend on them."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the plain mean over batches
+    model.train()
+    with torch.no_grad():
+        model(x)
+    return model.eval()
 
 
 def runner(name: str) -> ModuleType:
