@@ -22,6 +22,9 @@ def bench(
     eval_data: Data = None,
     reference: Annotated[Path | None, typer.Option(help="Another graph, measured in turns with the student's.")] = None,
     soak: Soak = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="onnxrt, trt, trtexec or openvino; default: the one that the graphs are for.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Boards at a time.")] = 4,
     keep: Annotated[bool, typer.Option("--keep", help="Leave what was copied on the boards.")] = False,
     python: BoardPython = "python3",
@@ -46,7 +49,8 @@ def bench(
 
             outcomes = pipeline.bench_on(
                 bundle, [board_of(url) for url in on], jobs=jobs, quick=quick, threads=threads, eval_data=eval_data,
-                reference=reference, soak=soak, keep=keep, python=python, ssh_config=ssh_config, say=display.say,
+                reference=reference, soak=soak, runtime=runtime, keep=keep, python=python, ssh_config=ssh_config,
+                say=display.say,
                 done=documents.board_line if json_lines else None,
             )  # fmt: skip
             if not json_lines:
@@ -55,7 +59,7 @@ def bench(
         else:
             report = pipeline.bench(
                 bundle, quick=quick, threads=threads, eval_data=eval_data, reference=reference, soak=soak,
-                say=display.say,
+                runtime=runtime, say=display.say,
             )  # fmt: skip
             display.report(report, bundle)
             valid = report["valid"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +34,7 @@ The graphs take pixels 0..255, NCHW; normalisation is inside. Class names are in
 NEEDS = {
     "onnxrt": "Python 3.8 or later, numpy and onnxruntime",
     "tensorrt": "Python 3.6 or later, numpy and the board's TensorRT (its Python package or trtexec)",
+    "openvino": "Python 3.8 or later, numpy and openvino",
 }
 FOR_A_CONVERTER = """This folder is an edgekd bundle: an image classifier for {target}.
 
@@ -54,17 +55,18 @@ def write_bundle(
     graphs: Mapping[str, Path],
     samples: Mapping[str, NDArray[Any]],
     texts: Mapping[str, str] = MappingProxyType({}),
+    files: Sequence[Path] = (),
 ) -> Bundle:
     """Packs a bundle at `folder`, whole or not at all. `manifest` comes without files and graphs; they are filled in.
 
     samples: "pixels" uint8 (N, C, H, W), "teacher_logits" (N, K) and "<precision>_logits" (N, K) of each graph.
-    texts: name -> content of further files.
+    texts: name -> content of further files; files: further files, packed under their own names.
     """
     building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(building, ignore_errors=True)
     try:
         shutil.copytree(data_dir("targets"), building / "runner", ignore=shutil.ignore_patterns("__pycache__"))
-        for path in graphs.values():
+        for path in (*graphs.values(), *files):
             shutil.copyfile(path, building / path.name)
         with open(building / "samples.npz", "wb") as handle:
             np.savez(handle, **samples)  # type: ignore[arg-type]

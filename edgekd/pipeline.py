@@ -16,11 +16,11 @@ from edgekd import candidates
 from edgekd.bundle import read_bundle
 from edgekd.compute import RATES
 from edgekd.deployed import Choice, choose
-from edgekd.device import Board, Outcome, run_bundle, run_fleet
+from edgekd.device import RUNTIMES, Board, Outcome, run_bundle, run_fleet
 from edgekd.errors import InputError, UsageError
 from edgekd.evaluation import EvalData, RealImages, load_eval_data, write_eval_data
 from edgekd.families import name_of
-from edgekd.files import from_dict, plain, write_json
+from edgekd.files import from_dict, nearest, plain, write_json
 from edgekd.lock import locked
 from edgekd.methods import METHODS, configure
 from edgekd.observe import look
@@ -221,20 +221,23 @@ def bench(
     eval_data: Path | None = None,
     reference: Path | None = None,
     soak: float | None = None,
+    runtime: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Verifies the bundle in `folder` and measures it on this machine; gives its report, which report.json is.
 
     quick: 2 s and 200 runs of each graph instead of 10 s and 1,000. threads: of the CPU; None: the profile's, 0: all.
     eval_data: npz with images and labels, for accuracy. reference: another graph (.onnx), measured in turns. soak:
-    minutes at full load afterwards. say: one line per phase. "valid" tells whether the latencies count. Raises
+    minutes at full load afterwards. runtime: "onnxrt", "trt", "trtexec" or "openvino"; None: the one for its
+    graphs. say: one line per phase. "valid" tells whether the latencies count. Raises UsageError for another runtime,
     IntegrityError for a changed bundle, MeasurementError where the runner fails.
     """
     folder = Path(folder)
-    with _measurable(folder, eval_data, reference) as (bundle, evaluation):
+    with _measurable(folder, eval_data, reference, runtime) as (bundle, evaluation):
         report = run_bundle(
-            bundle, quick=quick, threads=threads, eval_data=evaluation, reference=reference, soak=soak, say=say
-        )
+            bundle, quick=quick, threads=threads, eval_data=evaluation, reference=reference, soak=soak,
+            runtime=runtime, say=say,
+        )  # fmt: skip
     say(f"page      {refresh_page(folder)}")
     return report
 
@@ -249,6 +252,7 @@ def bench_on(
     eval_data: Path | None = None,
     reference: Path | None = None,
     soak: float | None = None,
+    runtime: str | None = None,
     keep: bool = False,
     python: str = "python3",
     ssh_config: Path | None = None,
@@ -257,10 +261,10 @@ def bench_on(
 ) -> list[Outcome]:
     """Verifies the bundle in `folder` and measures it on boards over ssh; what became of each. See run_fleet."""
     folder = Path(folder)
-    with _measurable(folder, eval_data, reference) as (bundle, evaluation):
+    with _measurable(folder, eval_data, reference, runtime) as (bundle, evaluation):
         outcomes = run_fleet(
             bundle, boards, jobs=jobs, quick=quick, threads=threads, eval_data=evaluation, reference=reference,
-            soak=soak, keep=keep, python=python, ssh_config=ssh_config, say=say, done=done,
+            soak=soak, runtime=runtime, keep=keep, python=python, ssh_config=ssh_config, say=say, done=done,
         )  # fmt: skip
     if len(outcomes) > 1:
         say(f"fleet     {refresh_fleet(outcomes, bundle.folder)}")
@@ -270,8 +274,16 @@ def bench_on(
 
 
 @contextmanager
-def _measurable(folder: Path, eval_data: Path | None, reference: Path | None) -> Iterator[tuple[Bundle, Path | None]]:
+def _measurable(
+    folder: Path, eval_data: Path | None, reference: Path | None, runtime: str | None
+) -> Iterator[tuple[Bundle, Path | None]]:
     """The verified bundle, and the evaluation data in the runner's form while inside."""
+    if runtime is not None and runtime not in RUNTIMES:
+        raise UsageError(
+            f"the runner has no runtime {runtime!r}.{nearest(runtime, RUNTIMES)}",
+            code="E0246",
+            fix=f"write one of: {', '.join(RUNTIMES)}; or leave --runtime out",
+        )
     bundle = read_bundle(folder)
     if reference is not None and not reference.is_file():
         raise InputError(f"{reference} is not there", code="E0350")

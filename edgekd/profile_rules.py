@@ -11,7 +11,7 @@ from itertools import chain
 from edgekd.files import nearest
 from edgekd.types import Figure, Profile, RunnerOptions
 
-TARGETS = ("onnxrt", "tensorrt", "onnx")
+TARGETS = ("onnxrt", "tensorrt", "openvino", "onnx")
 PRECISIONS = ("fp32", "fp16", "int8")  # of graphs
 PEAKS = (*PRECISIONS, "bf16", "fp8", "fp4", "int16", "int4")  # of units; a sparse figure is none of these
 UNITS = ("cpu", "gpu", "npu")

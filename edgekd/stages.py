@@ -26,7 +26,7 @@ from edgekd.compute import choose_device, keep_freed_memory, to_device
 from edgekd.device import run_bundle
 from edgekd.errors import ExportError, InputError, UsageError
 from edgekd.evaluation import EvalData, RealImages, write_eval_data
-from edgekd.export import Pixels, export, export_fp32, gates, graph_path, torch_logits
+from edgekd.export import Pixels, export, export_fp32, graph_path, passing, torch_logits
 from edgekd.export.recovery import TEMPERATURE
 from edgekd.fidelity import fidelity
 from edgekd.files import parsed, plain, sweep, write_json, written
@@ -215,11 +215,7 @@ def bundled(
         teacher_sha256=teacher.sha256, write_int8=integers,
     )  # fmt: skip
     wanted, logits = (torch_logits(model, images, held_out) for model in (teacher.model, student))
-    passed, by_graph = gates(graphs, graph_path(folder, "fp32"), held_out, logits)
-    for precision, gate in passed.items():
-        if gate.refused is not None:
-            warn(f"the {precision} graph is not packed: {gate.refused.why}")
-            del graphs[precision], by_graph[precision]
+    passed = passing(graphs, graph_path(folder, "fp32"), held_out, logits, profile.target, warn)
     prior = getattr(recipe.config, "prior", None) or "none"
     say("comparing teacher and student without data")
     found = fidelity(
@@ -235,7 +231,7 @@ def bundled(
         classes=teacher.classes,
         graphs={},
         files={},
-        parity={p: gate.document() | (integers.told if p == "int8" else {}) for p, gate in passed.items()},
+        parity={p: gate | (integers.told if p == "int8" else {}) for p, gate in passed.parity.items()},
         student=plain(sizing.spec) | plain(sizing.student),
         teacher={"sha256": teacher.sha256, "architecture": teacher.architecture} | plain(sizing.teacher),
         method={"name": recipe.method, **{n: v for n, v in plain(recipe).items() if n != "method"}},
@@ -246,9 +242,9 @@ def bundled(
         fidelity=plain(found),
     )
     samples: dict[str, NDArray[Any]] = {"pixels": held_out, "teacher_logits": wanted}
-    samples |= {f"{precision}_logits": array for precision, array in by_graph.items()}
-    texts = {BOM: bom_text(manifest, graphs)}
-    return write_bundle(folder / "bundle", manifest, graphs, samples, texts)
+    samples |= {f"{precision}_logits": array for precision, array in passed.logits.items()}
+    texts = {BOM: bom_text(manifest, passed.graphs)}
+    return write_bundle(folder / "bundle", manifest, passed.graphs, samples, texts, passed.files)
 
 
 def _gpu() -> str:

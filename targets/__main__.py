@@ -65,7 +65,8 @@ def run(options: argparse.Namespace, say: Any) -> Dict[str, Any]:
     setting = Setting(shape, manifest["batch"], "fp32", threads, options.engines, **asked)
     x = pixels[np.arange(manifest["batch"]) % len(pixels)].astype(np.float32)
 
-    paths = {p: os.path.join(BUNDLE, name) for p, name in sorted(manifest["graphs"].items())}
+    files = {p: runtimes.form(choice.runtime, name, manifest["files"]) for p, name in manifest["graphs"].items()}
+    paths = {p: os.path.join(BUNDLE, name) for p, name in sorted(files.items())}
     if options.reference:
         paths["teacher"] = options.reference
     infers, graphs = _loaded(runtime, paths, setting, x, say)
@@ -109,12 +110,17 @@ def _loaded(runtime: Any, paths: Dict[str, str], setting: Setting, x: Any, say: 
         infers[name], facts = runtime.load(path, here, say)
         load_ms = 1e3 * (time.perf_counter() - start)
         graphs[name] = dict({"load_ms": load_ms}, **facts)
-        graphs[name].update(file=os.path.basename(path), mb=os.path.getsize(path) / 1e6)
+        graphs[name].update(file=os.path.basename(path), mb=_mb(path))
         if "first_ms" not in facts:
             start = time.perf_counter()
             infers[name](x)
             graphs[name]["first_ms"] = 1e3 * (time.perf_counter() - start)
     return infers, graphs
+
+
+def _mb(path: str) -> float:
+    beside = [runtimes.weights(path)] if path.endswith(".xml") else []
+    return sum(os.path.getsize(one) for one in [path, *beside]) / 1e6
 
 
 def _compared(name: str, infer: Any, samples: Any, evaluation: Any, np: Any) -> Dict[str, Any]:

@@ -25,7 +25,7 @@ def finding(name: str, state: str, found: str, fix: str = "") -> Dict[str, str]:
 
 
 def examine(target: str) -> List[Dict[str, str]]:
-    """Everything, in the order in which a person would look. target: the profile's, "onnxrt" or "tensorrt"."""
+    """Everything, in the order in which a person would look. target: the profile's, e.g. "tensorrt"."""
     found = [
         python(),
         module("numpy", "numpy", True),
@@ -33,6 +33,7 @@ def examine(target: str) -> List[Dict[str, str]]:
         gpu(),
     ]  # the runner measures with it, whatever runs later
     found += [tensorrt(target == "tensorrt"), trtexec(target == "tensorrt")]
+    found += [openvino(target == "openvino")]
     found += [disk(), memory(), load(), governor(), power_mode(), temperature()]
     return found
 
@@ -95,6 +96,15 @@ def trtexec(wanted: bool) -> Dict[str, str]:
         return finding("trtexec", WARNING if wanted else ABSENT, "not there", fix)
     out = _output([path, "--help"]) or ""
     return finding("trtexec", OK, "%s %s" % (path, out.splitlines()[0] if out else ""))
+
+
+def openvino(wanted: bool) -> Dict[str, str]:
+    code = "import openvino as o; print(o.__version__ + ', devices ' + ' '.join(o.Core().available_devices))"
+    out = _output([sys.executable, "-c", code])
+    if out is not None:
+        return finding("OpenVINO", OK, out + " (the runner uses the CPU)")
+    fix = "%s -m pip install openvino" % (os.path.basename(sys.executable) or "python3") if wanted else ""
+    return finding("OpenVINO", WARNING if wanted else ABSENT, "its Python package does not import", fix)
 
 
 def trtexec_path() -> Optional[str]:

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 import onnxruntime
 
+from .parts import in_parts
 from .setting import EXIT_ENVIRONMENT, Infer, Refused, Say, Setting
 
 CLOCK = "host array in, host array out: copies are inside, preprocessing is part of the graph"
@@ -68,15 +69,6 @@ class OnnxRuntime:
         if setting.dla_core is not None:
             options.update(trt_dla_enable=True, trt_dla_core=setting.dla_core)
         return [(PROVIDERS["tensorrt"], options), PROVIDERS["cuda"], PROVIDERS["cpu"]]
-
-
-def in_parts(once: Infer, x: Any, size: int) -> Any:
-    """Logits of any number of images from what takes `size`; a short last part is filled up with its own images."""
-    parts = []
-    for i in range(0, len(x), size):
-        part = x[i : i + size]
-        parts.append(once(np.resize(part, (size, *x.shape[1:])))[: len(part)])
-    return np.concatenate(parts)
 
 
 def active(providers: List[str], asked: str, version: str) -> None:

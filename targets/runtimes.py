@@ -1,10 +1,15 @@
 """Which runtime measures a bundle here: the one its graphs are for, or another one, and then the report says so."""
 
-from typing import Any, List, NamedTuple, Optional
+import os
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .setting import EXIT_ENVIRONMENT, Refused
 
-NAMES = ("onnxrt", "trt", "trtexec")
+NAMES = ("onnxrt", "trt", "trtexec", "openvino")
+# of a target, the best first; of others ONNX Runtime
+WANTED: Dict[str, Tuple[str, ...]] = {"tensorrt": ("trt", "trtexec"), "openvino": ("openvino",)}
+PRODUCTS = {"onnxrt": "ONNX Runtime", "trt": "TensorRT", "trtexec": "TensorRT", "openvino": "OpenVINO"}
+PACKAGES = {"onnxrt": "onnxruntime", "trt": "tensorrt", "openvino": "openvino"}
 
 
 class Choice(NamedTuple):
@@ -17,31 +22,32 @@ def choose(target: str, asked: Optional[str], there: List[str]) -> Choice:
     if asked is not None and asked not in there:
         raise Refused("--runtime %s: %s" % (asked, LACKING[asked]), EXIT_ENVIRONMENT)
     by_option = asked is not None
-    wanted = ["trt", "trtexec"] if target == "tensorrt" else ["onnxrt"]
+    wanted = WANTED.get(target, ("onnxrt",))
     if asked is None:
         asked = next((name for name in [*wanted, "onnxrt"] if name in there), None)
     if asked is None:
         raise Refused("nothing here can run the graphs: %s" % "; ".join(LACKING[n] for n in wanted), EXIT_ENVIRONMENT)
     if asked in wanted:
         return Choice(asked, "")
-    if target == "tensorrt":
-        why = "--runtime asked for it" if by_option else "neither its Python package nor trtexec is on this device"
-        return Choice(asked, "these latencies are ONNX Runtime's on this machine, not TensorRT's: %s" % why)
-    if target == "onnxrt":
-        return Choice(asked, "these latencies are TensorRT's; the graphs were made for ONNX Runtime")
-    return Choice(asked, "" if asked == "onnxrt" else "these latencies are TensorRT's")
+    said = "these latencies are %s's" % PRODUCTS[asked]
+    if target in WANTED:
+        absent = "neither its Python package nor trtexec is" if target == "tensorrt" else "its Python package is not"
+        why = "--runtime asked for it" if by_option else "%s on this device" % absent
+        return Choice(asked, "%s on this machine, not %s's: %s" % (said, PRODUCTS[wanted[0]], why))
+    return Choice(asked, "%s; the graphs were made for ONNX Runtime" % said if target == "onnxrt" else said)
 
 
 LACKING = {
     "onnxrt": "onnxruntime does not import; on the device: python3 -m pip install numpy onnxruntime",
     "trt": "the Python package tensorrt does not import; JetPack has it: sudo apt install python3-libnvinfer",
     "trtexec": "trtexec is neither in /usr/src/tensorrt/bin nor on PATH; JetPack: sudo apt install libnvinfer-bin",
+    "openvino": "openvino does not import; on the device: python3 -m pip install numpy openvino",
 }
 
 
 def here(target: str, asked: Optional[str]) -> Choice:
     """The choice on this device. It is asked for what the choice may need, and no more: importing takes seconds."""
-    needed = [asked] if asked else ["trt", "trtexec", "onnxrt"] if target == "tensorrt" else ["onnxrt"]
+    needed = [asked] if asked else [*WANTED.get(target, ()), "onnxrt"]
     there: List[str] = []
     for name in needed:
         if not there and _has(name):
@@ -55,7 +61,7 @@ def _has(name: str) -> bool:
 
         return trtexec.found() is not None
     try:
-        __import__("onnxruntime" if name == "onnxrt" else "tensorrt")
+        __import__(PACKAGES[name])
     except ImportError:
         return False
     return True
@@ -71,6 +77,24 @@ def opened(name: str) -> Any:
         from . import trtexec
 
         return trtexec.opened()
+    if name == "openvino":
+        from . import openvino_rt
+
+        return openvino_rt.opened()
     from . import onnxrt
 
     return onnxrt.opened()
+
+
+def form(name: str, graph: str, packed: Any) -> str:
+    """The file of a graph that a runtime takes: OpenVINO its own form, where the bundle has it. packed: names of files.
+
+    Only what the manifest lists counts, as only that was verified.
+    """
+    own = os.path.splitext(graph)[0] + ".xml"
+    return own if name == "openvino" and own in packed and weights(own) in packed else graph
+
+
+def weights(graph: str) -> str:
+    """The file that OpenVINO reads beside its .xml."""
+    return os.path.splitext(graph)[0] + ".bin"

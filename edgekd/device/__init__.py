@@ -2,7 +2,7 @@
 
 from edgekd.device.board import Board, board_of
 from edgekd.device.fleet import Outcome, run_fleet, runner_of
-from edgekd.device.local import run_bundle
+from edgekd.device.local import RUNTIMES, run_bundle
 from edgekd.device.remote import run_on
 
-__all__ = ["Board", "Outcome", "board_of", "run_bundle", "run_fleet", "run_on", "runner_of"]
+__all__ = ["RUNTIMES", "Board", "Outcome", "board_of", "run_bundle", "run_fleet", "run_on", "runner_of"]

@@ -64,6 +64,7 @@ def run_fleet(
     reference: Path | None = None,
     eval_data: Path | None = None,
     soak: float | None = None,
+    runtime: str | None = None,
     keep: bool = False,
     python: str = "python3",
     ssh_config: Path | None = None,
@@ -91,7 +92,7 @@ def run_fleet(
         try:
             report = run_on(
                 bundle, board, out=path, quick=quick, threads=threads, reference=reference, eval_data=eval_data,
-                soak=soak, keep=keep, python=python, ssh_config=ssh_config, stop=stop,
+                soak=soak, runtime=runtime, keep=keep, python=python, ssh_config=ssh_config, stop=stop,
                 say=lambda line: say(f"{board.name}  {line}"),
             )  # fmt: skip
         except Interrupted:

@@ -13,6 +13,7 @@ from typing import Any
 from edgekd.errors import EdgekdError, EnvironmentLacking, InputError, IntegrityError, MeasurementError
 from edgekd.types import Bundle
 
+RUNTIMES = ("onnxrt", "trt", "trtexec", "openvino")  # that the runner knows
 FAILURES: dict[int, type[EdgekdError]] = {3: InputError, 4: EnvironmentLacking, 7: IntegrityError}
 
 
@@ -25,14 +26,15 @@ def run_bundle(
     reference: Path | None = None,
     eval_data: Path | None = None,
     soak: float | None = None,
+    runtime: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Runs `python -m runner` in the bundle's folder on this machine and gives its report.
 
     out: where report.json goes (default: into the bundle); threads: None takes the profile's, 0 all; reference: the
     teacher's graph, measured in turns with the student's; eval_data: an npz of write_eval_data; soak: minutes of
-    a long run afterwards; say: gets the runner's progress lines. Raises MeasurementError, or what the runner's exit
-    code stands for.
+    a long run afterwards; runtime: one of RUNTIMES, None takes the one that the graphs are for; say: gets the runner's
+    progress lines. Raises MeasurementError, or what the runner's exit code stands for.
     """
     out = out or bundle.folder / "report.json"
     command = [sys.executable, "-m", "runner", "--out", str(out.resolve())]
@@ -41,6 +43,7 @@ def run_bundle(
     command += ["--reference", str(reference.resolve())] if reference else []
     command += ["--eval-data", str(eval_data.resolve())] if eval_data else []
     command += ["--soak", f"{soak:g}"] if soak else []
+    command += ["--runtime", runtime] if runtime else []
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONDONTWRITEBYTECODE": "1"}
     lines: list[str] = []
     with subprocess.Popen(

@@ -48,6 +48,7 @@ def run_on(
     reference: Path | None = None,
     eval_data: Path | None = None,
     soak: float | None = None,
+    runtime: str | None = None,
     keep: bool = False,
     python: str = "python3",
     ssh_config: Path | None = None,
@@ -56,9 +57,9 @@ def run_on(
 ) -> dict[str, Any]:
     """Measures the bundle on a board that ssh reaches and gives its report, as run_bundle does on this machine.
 
-    out: where report.json goes (default: boards/<board> beside the bundle); quick, threads, reference, eval_data, soak,
-    say: see run_bundle; keep: the board's folder stays; python: the interpreter over there; ssh_config: instead of the
-    user's; stop: set by another thread, it ends the run and clears the board.
+    out: where report.json goes (default: boards/<board> beside the bundle); quick, threads, reference, eval_data,
+    soak, runtime, say: see run_bundle; keep: the board's folder stays; python: the interpreter over there; ssh_config:
+    instead of the user's; stop: set by another thread, it ends the run and clears the board.
     Raises MeasurementError when the board is out of reach (Unfinished: the same call goes on) or its runner failed,
     EnvironmentLacking for what the board lacks, IntegrityError for a file or report that did not travel unchanged.
     """
@@ -68,7 +69,9 @@ def run_on(
     out.parent.mkdir(parents=True, exist_ok=True)
     more = {"reference.onnx": reference, "evaluation.npz": eval_data}
     wanted = freight(bundle, {name: path for name, path in more.items() if path is not None})
-    options = _options(quick, threads, soak) + [w for name, option in SENT.items() if more[name] for w in option]
+    options = _options(quick, threads, soak, runtime) + [
+        w for name, option in SENT.items() if more[name] for w in option
+    ]
     asked = {
         "board": board.name,
         "python": python,
@@ -77,8 +80,9 @@ def run_on(
     }
     with Link(board, config=ssh_config, stop=stop) as link:
         visit = Visit(link, out.with_name("unfinished.json"), python, say)
-        # with TensorRT or trtexec onnxruntime is not needed; a board with none of them hears so from the runner
-        needed = ("numpy",) if bundle.manifest.target == "tensorrt" else ("numpy", "onnxruntime")
+        # TensorRT, trtexec or OpenVINO need no onnxruntime; a board with none of them hears so from the runner
+        other = (runtime or bundle.manifest.target) in ("tensorrt", "trt", "trtexec", "openvino")
+        needed = ("numpy",) if other else ("numpy", "onnxruntime")
         rsync = visit.step(lambda: visit.greet(needed)) and has_rsync()
         folder = visit.settle(asked)
         try:
@@ -102,11 +106,12 @@ def run_on(
     return report
 
 
-def _options(quick: bool, threads: int | None, soak: float | None) -> list[str]:
+def _options(quick: bool, threads: int | None, soak: float | None, runtime: str | None) -> list[str]:
     """The runner's, but for those that name a file."""
     options = ["--quick"] if quick else []
     options += ["--threads", str(threads)] if threads is not None else []
-    return options + (["--soak", f"{soak:g}"] if soak else [])
+    options += ["--soak", f"{soak:g}"] if soak else []
+    return options + (["--runtime", runtime] if runtime else [])
 
 
 def reports(bundle: Bundle, board: Board) -> Path:

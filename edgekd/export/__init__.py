@@ -9,12 +9,15 @@ from edgekd.export.layers import LayerDifference, compare_layers, parting, worst
 from edgekd.export.lint import check_runtime, lint, rules_for
 from edgekd.export.metadata import GraphFacts, graph_facts
 from edgekd.export.network import Deployed, Logits, Pixels, torch_logits, weights_sha256
+from edgekd.export.openvino_ir import export_ir, ir_logits, openvino_gates
 from edgekd.export.parity import AGREEMENT, FP32_TOLERANCE, Gate, ParityError, check_parity, gates
+from edgekd.export.passing import Passing, passing
 from edgekd.export.running import onnx_logits
 
 __all__ = [
     "AGREEMENT", "FP32_TOLERANCE", "Deployed", "Finding", "Gate", "GraphFacts", "LayerDifference", "Logits",
-    "ParityError", "Pixels", "Scheme", "check_parity", "check_runtime", "compare_layers", "export", "export_fp16",
-    "export_fp32", "export_int8", "gates", "graph_facts", "graph_path", "lint", "onnx_logits", "parting", "rules_for",
-    "scheme", "torch_logits", "weights_sha256", "worst",
+    "ParityError", "Passing", "Pixels", "Scheme", "check_parity", "check_runtime", "compare_layers", "export",
+    "export_fp16", "export_fp32", "export_int8", "export_ir", "gates", "graph_facts", "graph_path", "ir_logits",
+    "lint", "onnx_logits", "openvino_gates", "parting", "passing", "rules_for", "scheme", "torch_logits",
+    "weights_sha256", "worst",
 ]  # fmt: skip

@@ -92,7 +92,9 @@ class FakeQuantised(nn.Module):
         if source in self.names and zero.dtype == torch.int8:
             axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
             others = [d for d in range(x.dim()) if d != axis % x.dim()]
-            scale = (x.detach().abs().amax(others) / 127).clamp_min(1e-12) if scale.dim() else scale
+            if scale.dim():  # in as many steps as the graph gave its own weights: 127, or 64 of 7 bits
+                steps = (self.exact[source].abs().amax(others) / scale).max().round().clamp_min(1)
+                scale = (x.detach().abs().amax(others) / steps).clamp_min(1e-12)
         return fake_quantised(x, *_along(node, scale, zero, x.dim()))
 
     def learned(self) -> Iterator[tuple[str, np.ndarray]]:

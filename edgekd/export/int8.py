@@ -35,6 +35,7 @@ class Scheme:
     activations: str  # "uint8" with zero points, or "int8" around zero
     stored_weights: bool = True  # as int8 behind a DequantizeLinear; else as fp32 behind a Q/DQ pair
     whole_graph: bool = True  # every operator with an int8 kernel; else inputs of weighted ones and residual sums only
+    reduced: bool = False  # weights of 7 bits
 
     @property
     def symmetric(self) -> bool:
@@ -43,6 +44,7 @@ class Scheme:
 
 
 UNSIGNED = Scheme("uint8")
+OPENVINO = Scheme("uint8", reduced=True)
 TENSORRT = Scheme("int8", whole_graph=False)
 TENSORRT_8 = Scheme("int8", stored_weights=False, whole_graph=False)
 
@@ -54,8 +56,11 @@ def scheme(target: str, version: tuple[int, ...] = ()) -> Scheme:
     at their outputs, and one at the residual input of a sum, so that it fuses with the convolution. A pair behind a
     concatenation stands for all its inputs, which so share a scale. Before 10 it wants fp32 constants. Sources are in
     tensorrt_rules.py. ONNX Runtime on x86 wants uint8 activations and int8 weights: with int8 ones a ResNet-18 was 1.4
-    times as fast as fp32, with uint8 ones 4 times; its ARM kernels take both.
+    times as fast as fp32, with uint8 ones 4 times; its ARM kernels take both. OpenVINO adds products in 16 bits on x86
+    processors without VNNI, which 8-bit weights overflow (benchmarks/NOTES.md).
     """
+    if target == "openvino":
+        return OPENVINO
     if target != "tensorrt":
         return UNSIGNED
     return TENSORRT_8 if version and version < (10,) else TENSORRT
@@ -107,7 +112,7 @@ def quantised(fp32: onnx.ModelProto, found: Ranges, *, scheme: Scheme, keep: Seq
         quantizer = QDQQuantizer(
             save_and_reload_model_with_shape_infer(fp32),
             per_channel=True,
-            reduce_range=False,
+            reduce_range=scheme.reduced,
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QInt8 if scheme.symmetric else QuantType.QUInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
