@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd import Images, compress, load_profile, load_teacher, save_teacher
+from edgekd import Images, compress, distill, export_student, load_profile, load_teacher, save_teacher
+from edgekd.methods import configure
+from edgekd.pipeline import doubts
 from edgekd.profile import adjusted
 from edgekd.vision import torchvision
 
@@ -45,17 +47,17 @@ def images(channels: int, side: int) -> Images:
 
 
 @pytest.mark.parametrize(
-    ("build", "facts", "warned"),
+    ("build", "facts", "warned", "whole"),
     [
-        (group_norm, images(3, 32), ("no BatchNorm", "100 classes")),
-        (transformer, images(3, 32), ("no BatchNorm",)),
-        (plain, images(1, 28), ("no BatchNorm",)),
-        (large, images(3, 96), ("1000 classes",)),
+        (group_norm, images(3, 32), ("no BatchNorm", "100 classes"), False),
+        (transformer, images(3, 32), ("no BatchNorm",), True),
+        (plain, images(1, 28), ("no BatchNorm",), False),
+        (large, images(3, 96), ("1000 classes",), True),
     ],
     ids=["GroupNorm, 100 classes", "transformer", "gray", "96 pixels, 1000 classes"],
 )
-def test_compress_ends_with_a_bundle_and_says_what_is_weak(
-    build: Callable[[], nn.Module], facts: Images, warned: tuple[str, ...], tmp_path: Path
+def test_it_ends_with_graphs_and_says_what_is_weak(
+    build: Callable[[], nn.Module], facts: Images, warned: tuple[str, ...], whole: bool, tmp_path: Path
 ) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -65,6 +67,14 @@ def test_compress_ends_with_a_bundle_and_says_what_is_weak(
     save_teacher(model, tmp_path / "teacher.pt", images=facts, classes=[str(k) for k in range(classes)])
     teacher, said = load_teacher(tmp_path / "teacher.pt"), list[str]()
     profile = adjusted(load_profile("cpu"), latency_ms=None, precision="fp32")
+    if not whole:
+        for doubt in doubts(teacher, configure("rdskd_plus", "fast", FEW, teacher)):
+            said.append(doubt)
+        found = distill(teacher, profile, tmp_path / "out", settings=FEW, family="resnet:1x4", warn=said.append)
+        graphs = export_student(found, profile, tmp_path / "graphs")
+        assert set(graphs) == {"fp32"} and len(said) == len(warned)
+        assert all(any(words in line for line in said) for words in warned)
+        return
     result = compress(teacher, profile, tmp_path / "out", settings=FEW, family="resnet:1x4", warn=said.append)
     assert (result.bundle.folder / "report.json").is_file()
     assert len(result.bundle.manifest.classes) == classes and set(result.report["graphs"]) == {"fp32", "teacher"}
@@ -72,9 +82,6 @@ def test_compress_ends_with_a_bundle_and_says_what_is_weak(
 
 
 def test_generators_alone_are_warned_of_where_images_are_large(tmp_path: Path) -> None:
-    from edgekd.methods import configure
-    from edgekd.pipeline import doubts
-
     facts = images(3, 224)
     save_teacher(large(), tmp_path / "teacher.pt", images=facts, classes=[str(k) for k in range(1000)])
     teacher = load_teacher(tmp_path / "teacher.pt")

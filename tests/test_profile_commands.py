@@ -96,16 +96,15 @@ def test_check_lists_all_and_exits_3(tmp_path: Path) -> None:
     assert profiles("check", tmp_path / "good.toml").exit_code == 0
 
 
-@pytest.mark.parametrize(("name", "tool"), [("stm32l4r5", "stedgeai"), ("hailo", "Hailo Dataflow Compiler")])
-def test_compress_for_a_vendors_converter(name: str, tool: str, teacher: Teacher, tmp_path: Path) -> None:
+def test_compress_for_a_vendors_converter(teacher: Teacher, tmp_path: Path) -> None:
     from edgekd.pipeline import compress
 
-    profile = adjusted(load_profile(name), latency_ms=1000.0)
+    profile = adjusted(load_profile("hailo"), latency_ms=1000.0)
     settings = {"batch": 32, "latent": 8, "generator_width": 8, "generator_steps": 2, "student_steps": 2}
     result = compress(teacher, profile, tmp_path / "out", method="rdskd", settings=settings)
     bundle = tmp_path / "out" / "bundle"
     text = (bundle / "README.txt").read_text(encoding="utf-8")
-    assert tool in text and "calibrat" in text and max(map(len, text.splitlines())) <= 120
+    assert "Hailo Dataflow Compiler" in text and "calibrat" in text and max(map(len, text.splitlines())) <= 120
     graph = onnx.load(bundle / "student.fp32.onnx")
     assert "of shape 1x1x8x8" in text
     assert [d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim] == [1, 1, 8, 8]

@@ -59,8 +59,8 @@ def sets(documents: Mapping[str, Any]) -> Table:
         rows.append((of, within, balanced, largest))
     note = (
         "Held out: made as the training's images were, but not shown to the student. Agreement: the share of images of "
-        "which teacher and student (both in torch) name the same class, and where it lies with 95 %; balanced: the mean "
-        "of the shares of all classes, 0 for one that the teacher never names; in one class: the images in the "
+        "which teacher and student (both in torch) name the same class, and where it lies with 95 %; balanced: the "
+        "mean of the shares of all classes, 0 for one that the teacher never names; in one class: the images in the "
         "teacher's commonest class. The nearer that is to 100 %, the less the first column says."
     )
     head = ("", "agreement", "balanced", "in one class")
