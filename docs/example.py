@@ -35,7 +35,7 @@ for precision, path in edgekd.export_student(found, profile, out / "graphs", war
     print(f"{precision}: {path}, {path.stat().st_size / 1e6:.3f} MB")
 
 # %% Or the whole way. Here it goes on behind the student of above, since folder and settings are the same.
-eval_data = edgekd.load_eval_data(rest[0], teacher.images, len(teacher.classes)) if rest else None
+eval_data = edgekd.load_eval_data(rest[0], teacher.images, teacher.classes) if rest else None
 result = edgekd.compress(teacher, profile, out / "run", settings=few, eval_data=eval_data, say=print, **how)
 print(f"deploy {result.deployed.precision}: {'; '.join(result.broken) or 'every limit is met'}")
 

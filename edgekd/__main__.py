@@ -153,7 +153,7 @@ def compress(
         )  # fmt: skip
         device = planning.device_of(asked)
         config = configure(asked.method, asked.budget, asked.settings, read)
-        data = None if eval_data is None else load_eval_data(eval_data, read.images, len(read.classes))
+        data = None if eval_data is None else load_eval_data(eval_data, read.images, read.classes)
         real = None if calibration_data is None else load_real_images(calibration_data, read.images)
         folder = out or (plan.parent if plan else arguments.folder(teacher, profile))
         shown = ", ".join(f"{k} {v}" for k, v in vars(config).items())
@@ -188,7 +188,12 @@ def evaluate(
     file: Annotated[
         Path, typer.Argument(help="A teacher checkpoint, student.pt, or a graph that edgekd wrote (.onnx).")
     ],
-    data: Annotated[Path, typer.Option("--data", "--eval-data", help="Labelled images: npz with images and labels.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", "--eval-data", help="Labelled images: npz, a folder per class, or cifar10:ROOT and the like."
+        ),
+    ],
     arch: Arch = None,
     input_: Input = None,
     mean: Mean = None,
@@ -203,12 +208,12 @@ def evaluate(
 
         if file.suffix == ".onnx":
             facts = export.graph_facts(file)
-            found = evaluation.load_eval_data(data, facts.images, len(facts.classes))
+            found = evaluation.load_eval_data(data, facts.images, facts.classes)
             logits = export.onnx_logits(file, found.pixels)
         else:
             teacher = arguments.teacher(file, arch, input_, mean, std, classes)
             console.warn(teacher.warnings)
-            found = evaluation.load_eval_data(data, teacher.images, len(teacher.classes))
+            found = evaluation.load_eval_data(data, teacher.images, teacher.classes)
             logits = export.torch_logits(teacher.model, teacher.images, found.pixels)
         top1 = evaluation.top1(logits, found)
         document = {"file": str(file), "data": str(data), "images": len(found.labels), "top1": top1}

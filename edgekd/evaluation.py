@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.datasets import is_set, of_folder, of_set
 from edgekd.errors import DataError
 from edgekd.export import Logits, Pixels
 from edgekd.files import sha256, written
@@ -24,7 +27,7 @@ class EvalData:
     pixels: Pixels  # (N, C, H, W)
     labels: NDArray[np.int64]  # (N,)
     name: str
-    sha256: str
+    sha256: str  # of the file; of what is no single file, of the bytes of pixels and labels
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,37 @@ def load_real_images(path: str | Path, images: Images) -> RealImages:
     return RealImages(_pixels(path, arrays[name], images), path.name, sha256(path))
 
 
-def load_eval_data(path: str | Path, images: Images, classes: int) -> EvalData:
-    """Reads an npz of uint8 images, (N, H, W), (N, H, W, C) or (N, C, H, W), and integer labels 0..K-1 (N,).
+def load_eval_data(path: str | Path, images: Images, classes: Sequence[str] | int) -> EvalData:
+    """Labelled images from an npz, a folder with a folder of pictures per class, or NAME:ROOT, a set of torchvision's.
 
-    Raises DataError where the file is none, or its shape or labels do not fit the network.
+    An npz holds uint8 images, (N, H, W), (N, H, W, C) or (N, C, H, W), and integer labels 0..K-1 (N,). classes: the
+    teacher's names, or how many; folders are matched with names. Raises DataError where there are none, or shape or
+    labels do not fit the network.
     """
     path = Path(path)
+    if is_set(str(path)):
+        given, labels = of_set(str(path))
+        pixels, digest = _pixels(path, given, images), None
+    elif path.is_dir():
+        pixels, labels = of_folder(path, images, classes)
+        digest = None
+    else:
+        pixels, labels = _of_npz(path, images)
+        digest = sha256(path)
+    count = classes if isinstance(classes, int) else len(classes)
+    if int(labels.min()) < 0 or int(labels.max()) >= count:
+        raise DataError(
+            f"{path}: labels run from {labels.min()} to {labels.max()}",
+            code="E0345",
+            why=f"the teacher has {count} classes, 0 to {count - 1}",
+        )
+    labels = labels.astype(np.int64)
+    digest = digest or hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
+    name = str(path).partition(":")[0] if is_set(str(path)) else path.resolve().name
+    return EvalData(pixels, labels, name, digest)
+
+
+def _of_npz(path: Path, images: Images) -> tuple[Pixels, NDArray[Any]]:
     arrays = _arrays(path)
     names = next((pair for pair in NAMES if set(pair) <= set(arrays)), None)
     if names is None:
@@ -76,13 +104,7 @@ def load_eval_data(path: str | Path, images: Images, classes: int) -> EvalData:
             code="E0344",
             why=f"found {labels.dtype} of shape {labels.shape}",
         )
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise DataError(
-            f"{path}: labels run from {labels.min()} to {labels.max()}",
-            code="E0345",
-            why=f"the teacher has {classes} classes, 0 to {classes - 1}",
-        )
-    return EvalData(pixels, labels.astype(np.int64), path.name, sha256(path))
+    return pixels, labels
 
 
 def _pixels(path: Path, pixels: NDArray[Any], images: Images) -> Pixels:

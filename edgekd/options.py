@@ -31,7 +31,11 @@ ProfileName = Annotated[
     ),
 ]  # fmt: skip
 Data = Annotated[
-    Path | None, typer.Option("--eval-data", help="Labelled images (npz) for the report; never trained on.")
+    Path | None,
+    typer.Option(
+        "--eval-data",
+        help="Labelled images (npz, folder per class, cifar10:ROOT, ...) for the report; never trained on.",
+    ),
 ]
 CalibrationData = Annotated[
     Path | None,

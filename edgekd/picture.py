@@ -52,6 +52,20 @@ def classify(bundle: Bundle, path: Path, *, precision: str | None = None, top: i
 
 def read_picture(path: Path, images: Images) -> tuple[Pixels, tuple[str, ...]]:
     """A picture of any format of Pillow as uint8 (1, C, H, W), and what was done to it. Raises InputError."""
+    picture, notes = decoded(path, images)
+    wanted = (images.width, images.height)
+    if picture.size != wanted:
+        shape = (
+            "" if math.isclose(picture.width * wanted[1], picture.height * wanted[0], rel_tol=0.02) else ", stretched"
+        )
+        notes.append(f"resized from {picture.width}x{picture.height} to {images.width}x{images.height}{shape}")
+        picture = picture.resize(wanted, Image.Resampling.BILINEAR)
+    pixels = np.asarray(picture, np.uint8).reshape(images.height, images.width, images.channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]), tuple(notes)
+
+
+def decoded(path: Path, images: Images) -> tuple[Image.Image, list[str]]:
+    """A picture with the network's channels, upright, in its own size; and what was done to it. Raises InputError."""
     mode = CHANNELS.get(images.channels)
     if mode is None:
         raise InputError(f"a picture has no {images.channels} channels", code="E0347", why="gray has 1, colour 3")
@@ -73,15 +87,7 @@ def read_picture(path: Path, images: Images) -> tuple[Pixels, tuple[str, ...]]:
     if picture.mode != mode:
         notes.append(f"{picture.mode} made {mode}")
         picture = picture.convert(mode)
-    wanted = (images.width, images.height)
-    if picture.size != wanted:
-        shape = (
-            "" if math.isclose(picture.width * wanted[1], picture.height * wanted[0], rel_tol=0.02) else ", stretched"
-        )
-        notes.append(f"resized from {picture.width}x{picture.height} to {images.width}x{images.height}{shape}")
-        picture = picture.resize(wanted, Image.Resampling.BILINEAR)
-    pixels = np.asarray(picture, np.uint8).reshape(images.height, images.width, images.channels)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]), tuple(notes)
+    return picture, notes
 
 
 def _fastest(bundle: Bundle) -> tuple[str, str]:

@@ -291,5 +291,5 @@ def _measurable(
         evaluation = None
         if eval_data is not None:
             evaluation = Path(temporary) / "evaluation.npz"
-            write_eval_data(load_eval_data(eval_data, bundle.manifest.images, len(bundle.manifest.classes)), evaluation)
+            write_eval_data(load_eval_data(eval_data, bundle.manifest.images, bundle.manifest.classes), evaluation)
         yield bundle, evaluation
