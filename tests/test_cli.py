@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import BRIEF, Example
 from torch import nn
 from typer.testing import CliRunner
 
@@ -18,9 +20,6 @@ from edgekd.__main__ import app
 
 SHARED = Path(__file__).parents[2] / "shared"
 CIFAR = ["--arch", "resnet20", "--input", "3x32x32", "--mean", ".485,.456,.406", "--std", ".229,.224,.225"]
-FEW = [
-    f"--set={name}" for name in ("batch=32", "latent=8", "generator_width=8", "generator_steps=5", "student_steps=5")
-]
 
 
 def edgekd(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -51,24 +50,12 @@ def test_help_needs_no_torch() -> None:
         assert command in done.stdout
 
 
-def test_whole_path_with_json(teacher_file: Path, eval_file: Path, tmp_path: Path) -> None:
-    arguments: list[str | Path] = [
-        "compress",
-        teacher_file,
-        "--profile",
-        "jetson",
-        "--method",
-        "rdskd",
-        "--eval-data",
-        eval_file,
-        "--json",
-    ]
-    done = edgekd(*arguments, *FEW, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+def test_whole_path_with_json(example: Example, eval_file: Path, tmp_path: Path) -> None:
+    shutil.copytree(example.folder, tmp_path / "work")
+    tmp_path, document = tmp_path / "work", example.document
     bundle = tmp_path / document["bundle"]
     assert bundle == tmp_path / "teacher-jetson" / "bundle" and document["deployable"] is True
-    assert document["measured"]["evaluated"] == 256 and "settings of rdskd" in done.stderr
+    assert document["measured"]["evaluated"] == 256
     benched = here("bench", bundle, "--quick", "--json", cwd=tmp_path)
     assert benched.returncode in (0, 5)  # 5: this machine was busy
     assert json.loads(benched.stdout)["valid"] is (benched.returncode == 0)
@@ -82,22 +69,13 @@ def test_whole_path_with_json(teacher_file: Path, eval_file: Path, tmp_path: Pat
     assert scores[0] == pytest.approx(document["measured"]["graphs"]["fp32"]["accuracy"], abs=0.01)
 
 
-def test_table_for_people(teacher_file: Path, eval_file: Path, tmp_path: Path) -> None:
-    arguments: list[str | Path] = [
-        "compress",
-        teacher_file,
-        "-p",
-        "rpi-4b",
-        "--method",
-        "rdskd",
-        "-o",
-        "out",
-        "--eval-data",
-        eval_file,
-    ]
-    done = here(*arguments, *FEW, cwd=tmp_path)
+def test_table_for_people(example: Example, teacher_file: Path, eval_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    shutil.copytree(example.folder, folder)  # a finished run: its table is written again
+    done = here("compress", "teacher.pt", "-p", "jetson", "--eval-data", "test.npz", *BRIEF, cwd=folder)
     assert done.returncode == 0, done.stderr
-    for words in ("teacher", "student int8", "predicted rpi-4b", "every limit of the profile is met", "out/bundle"):
+    verdict = "every limit of the profile is met"
+    for words in ("teacher", "student int8", "predicted jetson", verdict, "teacher-jetson/bundle", "without data"):
         assert words in done.stdout
     done = here("eval", teacher_file, "--data", eval_file, cwd=tmp_path)
     assert done.returncode == 0 and "top-1" in done.stdout
