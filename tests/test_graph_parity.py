@@ -101,6 +101,7 @@ def test_compress_goes_on_without_the_graph(
         "settings": {"batch": 32, "latent": 8, "generator_width": 8, "generator_steps": 2, "student_steps": 4},
     }
     monkeypatch.setitem(AGREEMENT, "int8", 1.01)  # no graph reaches it
+    monkeypatch.setattr(recovery, "MOST", recovery.FEWEST)
     teacher, profile = load_teacher(teacher_file), load_profile("cpu")
     warned: list[str] = []
     result = compress(teacher, profile, tmp_path / "run", **quick, warn=warned.append)
