@@ -3,6 +3,8 @@
     python benchmarks/ablation.py [--pair digits] [--seeds 0 1 2] [--budget fast] [--only NAME ...]
         [--out benchmarks/results/ablation.jsonl] [-- COMPRESS OPTIONS]
 
+Feature maps are on by themselves only in short trainings: `-- --set=features=1` puts them into the whole.
+
 One JSON line per run; the same command goes on where it was stopped. Ends with mean, spread and change per ingredient.
 """
 

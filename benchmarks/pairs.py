@@ -280,7 +280,8 @@ def run_all(tasks: list[Task], data: Path, teachers: Path, work: Path, out: Path
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            return 0 if all([*pool.map(attempt, tasks)]) else 1
+            each = map if jobs == 1 else pool.map  # in this thread a stop ends the run that is under way, too
+            return 0 if all([*each(attempt, tasks)]) else 1
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

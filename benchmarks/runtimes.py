@@ -14,19 +14,20 @@ network's.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 import tempfile
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from trt_api import runner  # the same modules of targets/ as the tests
 
 from edgekd import Images, load_profile
 from edgekd.bank import normalised
@@ -134,19 +135,6 @@ def sane(model: nn.Module, x: Tensor) -> nn.Module:
     with torch.no_grad():
         model(x)
     return model.eval()
-
-
-def runner(name: str) -> ModuleType:
-    """A module of targets/, as the package that it is in a bundle."""
-    if "runner" not in sys.modules:
-        folder = ROOT / "targets"
-        spec = importlib.util.spec_from_file_location(
-            "runner", folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
-        assert spec and spec.loader
-        sys.modules["runner"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["runner"])
-    return importlib.import_module(f"runner.{name}")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from edgekd import Images
+from edgekd import Images, losses
 from edgekd.compute import one_cycle
 from edgekd.methods import configure, rdskd_plus
 from edgekd.methods.rdskd_plus import Config
-from edgekd.networks import LeNet
+from edgekd.networks import LeNet, ResNet
+from edgekd.pace import planned
 from edgekd.student import build_student
 from edgekd.types import Run, StudentSpec, Teacher
 
@@ -113,3 +114,28 @@ def test_flat_run_ends_early(teacher: Teacher, tmp_path: Path) -> None:
                    student_lr=0.0, patience=2)  # fmt: skip
     held_out = [step for phase, step, _, _ in lines if phase == "held out"]
     assert len(held_out) < 10
+
+
+def test_feature_maps_lead_trainings_that_are_short_as_planned(
+    teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the fast budget planned down by --minutes the steps count that are left."""
+    whole = configure("rdskd_plus", "fast", {}, teacher)
+    assert whole.student_steps > rdskd_plus.SHORT
+    assert planned("rdskd_plus", whole, 1.0, {"student": 1.0}, {}).features is None  # not settled by what was before
+    facts, seen = teacher.images, list[int]()
+    true = losses.feature_distance
+
+    def counted(**maps: Any) -> torch.Tensor:
+        seen.append(1)
+        return true(**maps)
+
+    monkeypatch.setattr(losses, "feature_distance", counted)
+    for short, expected in ((4, 4), (3, 0)):
+        seen.clear()
+        monkeypatch.setattr(rdskd_plus, "SHORT", short)
+        config = Config(rounds=1, image_steps=2, image_batch=4, batch=4, student_steps=4)
+        student = ResNet(facts, len(teacher.classes), depth=1, width=16, large_stem=False)
+        (folder := tmp_path / str(short)).mkdir()
+        rdskd_plus.distill(teacher, student, config, Run(torch.device("cpu"), 0, folder, lambda *_, **__: None))
+        assert len(seen) == expected

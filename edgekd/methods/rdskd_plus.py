@@ -109,7 +109,6 @@ def derived(config: Config, teacher: Teacher) -> Config:
         made_share=(0.5 if prior == "none" else 0.25) if config.made_share is None else config.made_share,
         warp=float(colour) if config.warp is None else config.warp,
         mixed=float(colour) if config.mixed is None else config.mixed,
-        features=float(config.student_steps <= SHORT) if config.features is None else config.features,
     )
 
 
@@ -155,7 +154,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         run.log("prior", given.added, drawn)
         checkpoint.keep(at)
 
-    features = config.features or 0.0
+    features = float(config.student_steps <= SHORT) if config.features is None else config.features  # steps as planned
     alike = features > 0 and share_maps(teacher, student)
     student.train()
     while (round_ := at["round"]) < at["rounds"]:
