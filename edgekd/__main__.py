@@ -38,6 +38,7 @@ from edgekd.options import (
     MaxMb,
     MaxMemory,
     MaxParams,
+    MaxRam,
     Mean,
     MethodName,
     Minutes,
@@ -114,6 +115,7 @@ def compress(
     setting: Setting = None,
     eval_data: Data = None,
     calibration_data: CalibrationData = None,
+    max_ram: MaxRam = None,
     on: Annotated[
         str | None, typer.Option(help="A board, ssh://user@host: it measures candidates before training, and the end.")
     ] = None,
@@ -164,6 +166,7 @@ def compress(
             settings=asked.settings, family=asked.student, like_teacher=like_teacher, seed=asked.seed, eval_data=data,
             calibration_data=real, teacher_licence=teacher_licence, sign=sign, log=display.log, say=display.say,
             warn=display.warn, board=_board(on, python, ssh_config, display.say),
+            max_ram_mb=arguments.megabytes(max_ram, "--max-ram"),
         )  # fmt: skip
         if not as_json:
             display.progress.stop()

@@ -66,7 +66,7 @@ def count(text: str | None, option: str) -> int | None:
 def megabytes(text: str | None, option: str) -> float | None:
     """A size such as "300kB", "2MB" or "2" in 10**6 bytes. Raises UsageError."""
     units = {"kb": 1e-3, "mb": 1.0, "gb": 1e3, "b": 1e-6, "": 1.0}
-    return None if text is None else _scaled(text, option, units, "300kB")
+    return None if text is None else _scaled(text, option, units, "2GB" if option == "--max-ram" else "300kB")
 
 
 def _scaled(text: str, option: str, units: Mapping[str, float], example: str) -> float:

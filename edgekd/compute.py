@@ -21,6 +21,7 @@ from edgekd.divergence import paced, watched
 from edgekd.memory import fits_memory
 from edgekd.observe import Observed
 from edgekd.ranks import ranks, split, sum_gradients
+from edgekd.room import per_pass
 from edgekd.types import Run
 
 M = TypeVar("M", bound=nn.Module)
@@ -91,6 +92,12 @@ def logits_of(model: nn.Module, x: Tensor, observed: Observed | None = None) -> 
         return split(model if observed else compiled(model, x), x, observed)
 
 
+@torch.no_grad()
+def answers_of(model: nn.Module, x: Tensor) -> Tensor:
+    """A classifier's logits (N, K) of any number of images x (N, C, H, W), in passes that memory holds; no gradient."""
+    return torch.cat([logits_of(model, part) for part in x.split(per_pass(x[0].numel()))])
+
+
 def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
     """One step of `optimizer` down the gradient of `loss`; gives the loss as a value without it.
 
@@ -140,6 +147,13 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_MAX, 0)
+
+
+def give_back_memory() -> None:
+    """Gives the system the freed memory that keep_freed_memory holds: another phase takes other blocks."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def choose_device() -> torch.device:

@@ -27,7 +27,10 @@ from edgekd.errors import EnvironmentLacking
 from edgekd.observe import Observed, joined
 
 T = TypeVar("T")
-WORDS = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")  # of torch, cuBLAS and cuDNN
+WORDS = (  # of torch, cuBLAS and cuDNN, C++ and ONNX Runtime
+    "out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED", "bad_alloc", "bad allocation",
+    "Failed to allocate memory", "could not create a primitive",
+)  # fmt: skip
 
 
 @dataclass

@@ -51,6 +51,12 @@ MaxMb = Annotated[
 MaxMemory = Annotated[
     str | None, typer.Option(help="Limit on activations and weights in RAM instead of the profile's: 300kB, 2MB.")
 ]
+MaxRam = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory of this machine that the work may take: 2GB. Fewer images at once then, the same result."
+    ),
+]
 LikeTeacher = Annotated[
     float | None,
     typer.Option(help="At most this share of the teacher's predicted latency, instead of half of its size."),

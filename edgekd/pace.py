@@ -16,7 +16,7 @@ from edgekd.methods import distill, scaled
 from edgekd.methods.rdskd_plus import CHUNK, CHUNK_NUMBERS
 from edgekd.room import numbers
 from edgekd.student import first_student
-from edgekd.types import Run, StudentSpec, Teacher
+from edgekd.types import Log, Run, StudentSpec, Teacher
 
 PHASES = {  # which phase of the log the steps of a field are
     "generator_steps": "generator",
@@ -40,29 +40,17 @@ def seconds_per_step(
     within_s: about how long this may take, 2 s or more. Fewer steps then, of fewer images, and the seconds are scaled
     up by the images left out.
     """
-    device, stamps = choose_device(), dict[str, list[tuple[float, int]]]()
-    keep_freed_memory()
-    steps = PROBE if within_s is None else FEW
-    short = {name: steps for name in vars(config) if name.endswith("_steps")}
-    short |= {name: few for name, few in (("rounds", 1), ("prior_images", 2_000)) if hasattr(config, name)}
-    teacher_there = dataclasses.replace(teacher, model=to_device(teacher.model, device))
+    stamps = dict[str, list[tuple[float, int]]]()
     share = 1.0
-    if within_s is not None:
-        share = _share(teacher_there, config, device, within_s)
-        short |= {n: max(LEAST, 2 * round(share * b / 2)) for n, b in _batches(config).items()}
-        share = short["batch"] / config.batch
-        if "prior_images" in short:  # a chunk, and a part of one whose time counts
-            chunk = max(1, min(CHUNK, CHUNK_NUMBERS // numbers(teacher.images)))
-            short["prior_images"] = chunk + max(1, chunk // 4)
+    if within_s is None:
+        short = _short(config, PROBE)
+    else:
+        short, share = at_share(config, teacher, share_within(teacher, config, within_s))
 
     def log(phase: str, step: int, steps: int, **figures: float) -> None:
         stamps.setdefault(phase, []).append((time.perf_counter(), step))
 
-    student = to_device(first_student(spec, teacher, seed=seed)[0], device)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(device, seed, Path(folder), log)
-        distill(method, teacher_there, student, dataclasses.replace(config, **short), run)
-    teacher.model.cpu()
+    distilled_briefly(method, short, teacher, spec, seed, log)
     return {
         phase: (seen[-1][0] - seen[0][0]) / (seen[-1][1] - seen[0][1]) / (1 if phase == "prior" else share)
         for phase, seen in stamps.items()
@@ -70,23 +58,56 @@ def seconds_per_step(
     }
 
 
+def distilled_briefly(method: str, config: Any, teacher: Teacher, spec: StudentSpec, seed: int, log: Log) -> None:
+    """Trains a fresh student as compress does, by settings of few steps, in a folder that is then gone."""
+    device = choose_device()
+    keep_freed_memory()
+    teacher_there = dataclasses.replace(teacher, model=to_device(teacher.model, device))
+    student = to_device(first_student(spec, teacher, seed=seed)[0], device)
+    with tempfile.TemporaryDirectory() as folder:
+        distill(method, teacher_there, student, config, Run(device, seed, Path(folder), log))
+    teacher.model.cpu()
+
+
+def _short(config: Any, steps: int) -> Any:
+    """The settings with so many steps of each phase, in one round."""
+    short = {name: steps for name in vars(config) if name.endswith("_steps")}
+    short |= {name: few for name, few in (("rounds", 1), ("prior_images", 2_000)) if hasattr(config, name)}
+    return dataclasses.replace(config, **short)
+
+
+def at_share(config: Any, teacher: Teacher, share: float) -> tuple[Any, float]:
+    """Settings for FEW steps of a share of each batch's images, two at least, and the share that came of it."""
+    batches = {name: max(2, 2 * round(share * images / 2)) for name, images in _batches(config).items()}
+    short = dataclasses.replace(_short(config, FEW), **batches)
+    if hasattr(short, "prior_images"):  # a chunk, and a part of one whose time counts
+        chunk = max(1, min(CHUNK, CHUNK_NUMBERS // numbers(teacher.images)))
+        short = dataclasses.replace(short, prior_images=chunk + max(1, chunk // 4))
+    return short, batches["batch"] / config.batch
+
+
 def _batches(config: Any) -> dict[str, int]:
     """Images per step, of each field that says so."""
     return {name: value for name, value in vars(config).items() if name.endswith("batch")}
 
 
-def _share(teacher: Teacher, config: Any, device: torch.device, within_s: float) -> float:
-    """The share of each batch with which the probe keeps its time: one pass of the teacher is timed and multiplied."""
-    facts = teacher.images
+def share_within(teacher: Teacher, config: Any, within_s: float) -> float:
+    """The share of each batch with which a probe keeps its time: one pass of the teacher is timed and multiplied.
+
+    It leaves LEAST images in each batch.
+    """
+    facts, device = teacher.images, choose_device()
+    model = to_device(teacher.model, device)
     x = torch.randn(LEAST, facts.channels, facts.height, facts.width, device=device)
     times = []
     for _ in range(2):  # the first prepares
         start = time.perf_counter()
         with torch.no_grad():
-            teacher.model(x).sum().item()
+            model(x).sum().item()
         times.append(time.perf_counter() - start)
-    images = sum(_batches(config).values()) * FEW
-    return min(1.0, within_s / (PASSES * images * times[-1] / LEAST))
+    batches = _batches(config).values()
+    in_time = within_s / (PASSES * sum(batches) * FEW * times[-1] / LEAST)
+    return min(1.0, max(in_time, LEAST / min(batches)))
 
 
 def expected_seconds(config: Any, speed: Mapping[str, float]) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from edgekd.errors import InputError, UsageError
 from edgekd.evaluation import EvalData, RealImages, load_eval_data, write_eval_data
 from edgekd.families import name_of
 from edgekd.files import from_dict, nearest, plain, write_json
+from edgekd.footprint import held_to
 from edgekd.lock import locked
 from edgekd.methods import METHODS, configure
 from edgekd.observe import look
@@ -74,6 +75,7 @@ def compress(
     board: Runner | None = None,
     teacher_licence: str = "",
     sign: Path | None = None,
+    max_ram_mb: float | None = None,
     log: Log = no_log,
     say: Callable[[str], None] = lambda line: None,
     warn: Callable[[str], None] = lambda line: None,
@@ -87,6 +89,8 @@ def compress(
     chosen, and the bundle at the end. eval_data only ever reaches the report; calibration_data the ranges of an INT8
     graph, where they prove better than those of generated images. log: figures of the training; say: one line per
     stage. teacher_licence: named in the bundle; sign: a private key (PEM) that signs the bundle.
+    max_ram_mb: 10**6 bytes that this process and each that it starts may take of their own (Linux); a training that
+    needs more halves the images at once, and what then still does not fit raises EnvironmentLacking.
     warn: what speaks against a good student, before the work begins, and graphs that are not packed.
     Raises EdgekdError children; Interrupted (after saving) on SIGINT or SIGTERM. Under torchrun the processes train
     together; all but the first end after that, by SystemExit.
@@ -120,7 +124,7 @@ def compress(
     for doubt in doubts(teacher, config):
         warn(doubt)
     recipe = Recipe(method, budget, config, seed)
-    with locked(folder) if first() else nullcontext():
+    with held_to(max_ram_mb), locked(folder) if first() else nullcontext():
         with one_after_the_first():
             hashed = {} if calibration_data is None else {"calibration_data": calibration_data.sha256}
             claim(folder, settings_of(teacher, profile, sizing, recipe, teacher_licence) | hashed)

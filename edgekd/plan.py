@@ -15,6 +15,7 @@ import edgekd
 from edgekd.errors import InputError
 from edgekd.families import name_of
 from edgekd.files import from_dict, nearest, plain, written
+from edgekd.footprint import afterwards_mb, training_mb
 from edgekd.latency import BYTES, cost, predict
 from edgekd.methods import METHODS, configure
 from edgekd.methods.rdskd_plus import Config as RdskdPlus
@@ -58,6 +59,7 @@ class Forecast:
     minutes: float  # of the whole compress on this machine
     step_ms: Mapping[str, float]  # phase of the training -> milliseconds per step on this machine
     disk_mb: Mapping[str, float]  # 10**6 bytes "while it runs" at most, and "at the end"
+    memory_mb: Mapping[str, float]  # 10**6 bytes of own memory "training" and "afterwards"; empty: not known here
 
 
 def forecast(
@@ -84,6 +86,11 @@ def forecast(
     if plan.minutes is not None:
         config = METHODS[method].derived(planned(method, config, plan.minutes, speed, settings), teacher)
     whole = cost(teacher.model, teacher.images)
+    say("measuring the memory of a few steps")
+    memory = {
+        "afterwards": afterwards_mb(teacher, whole, found.chosen.cost, images_kept(teacher.images)),
+        "training": training_mb(method, config, teacher, spec, plan.seed, within_s=PROBE_S),
+    }
     return Forecast(
         search=found,
         teacher=whole,
@@ -92,6 +99,7 @@ def forecast(
         minutes=sum(expected_seconds(config, speed)) / 60,
         step_ms={phase: 1e3 * seconds for phase, seconds in speed.items()},
         disk_mb=disk_mb(config, teacher, whole, found.chosen.cost, profile),
+        memory_mb={name: mb for name, mb in memory.items() if mb is not None},
     )
 
 

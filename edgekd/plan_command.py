@@ -77,7 +77,6 @@ def plan(
     with console.errors(debug=debug, as_json=as_json), console.Display(quiet, False, True, as_json) as display:
         display.say(f"reading {teacher}")
         from edgekd import plan as planning
-        from edgekd import plots
 
         read = arguments.teacher(teacher, arch, input_, mean, std, classes)
         display.about(read)
@@ -91,6 +90,8 @@ def plan(
         found = planning.forecast(read, device, asked, like_teacher=like_teacher, say=display.say)
         folder = out or arguments.folder(teacher, profile)
         folder.mkdir(parents=True, exist_ok=True)
+        from edgekd import plots  # here: the forecast is to measure memory without it
+
         files = {"plan": folder / "plan.toml", "picture": folder / "plan.png"}
         settled = planning.settled(asked, found)
         planning.write_plan(files["plan"], settled, _comment(found.search.front))
@@ -132,6 +133,7 @@ def document(plan: Plan, forecast: Forecast, files: Mapping[str, Path]) -> dict[
         "minutes": round(forecast.minutes, 2),
         "step_ms": {phase: round(ms, 3) for phase, ms in forecast.step_ms.items()},
         "disk_mb": {name: round(mb, 1) for name, mb in forecast.disk_mb.items()},
+        "memory_mb": {name: round(mb, 1) for name, mb in forecast.memory_mb.items()},
         "config": plain(forecast.config),
     }
 
@@ -173,6 +175,7 @@ def show(forecast: Forecast, profile: Profile, files: Mapping[str, Path], next_l
         + ", ".join(f"{phase} {ms:.3g} ms" for phase, ms in forecast.step_ms.items())
         + " a step)",
         "disk": ", ".join(f"{mb:,.0f} MB {name}" for name, mb in forecast.disk_mb.items()),
+        "memory": ", ".join(f"{mb:,.0f} MB {name}" for name, mb in forecast.memory_mb.items()) or "not known here",
         **{name: str(path) for name, path in files.items()},
         "next": next_line,
     }

@@ -1,4 +1,4 @@
-"""How many synthetic images RDSKD+ keeps: room of its banks, known before it begins."""
+"""How many images there is room for: in the banks of RDSKD+, known before it begins, and in one pass of a network."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from edgekd.methods.rdskd_plus import Config
 
 LARGEST, LARGEST_MB = 100_000, 2_000  # of each bank: images, and 10**6 bytes
+PASS, PASS_NUMBERS = 256, 2_000_000  # images at once through a network that keeps nothing, and numbers that they have
 
 
 def capacities(config: Config, images: Images) -> tuple[int, int]:
@@ -38,3 +39,11 @@ def _most(images: Images) -> int:
 def numbers(images: Images) -> int:
     """How many numbers, and as pixels bytes, one image has."""
     return images.channels * images.height * images.width
+
+
+def per_pass(numbers_of_one: int) -> int:
+    """How many images of so many numbers a network gets at once where it keeps nothing for a backward pass, 1 to PASS.
+
+    What it holds of them is a few dozen times the images: 256 photographs of 224 pixels would take several GB.
+    """
+    return max(1, min(PASS, PASS_NUMBERS // numbers_of_one))

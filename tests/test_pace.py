@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 from edgekd import methods, pace
@@ -72,7 +71,7 @@ def test_short_probe_scales_up_the_images_it_left_out(
         return real(method, teacher, student, config, run)
 
     monkeypatch.setattr(pace, "distill", seen)
-    monkeypatch.setattr(pace, "_share", lambda *_: 0.25)
+    monkeypatch.setattr(pace, "share_within", lambda *_: 0.25)
     whole = seconds_per_step(method, config, teacher, spec, seed=0, within_s=2.0)
     assert batches == [2 * round(0.25 * config.batch / 2)]
     assert all(value > 0 for value in whole.values())
@@ -80,5 +79,5 @@ def test_short_probe_scales_up_the_images_it_left_out(
 
 def test_share_of_a_batch_falls_with_the_time_there_is(teacher: Teacher) -> None:
     config = Config()
-    assert pace._share(teacher, config, torch.device("cpu"), 1e9) == 1.0
-    assert 0 < pace._share(teacher, config, torch.device("cpu"), 1e-6) < 0.01
+    assert pace.share_within(teacher, config, 1e9) == 1.0
+    assert pace.share_within(teacher, config, 1e-6) == pace.LEAST / config.batch

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgekd.room import per_pass
 from edgekd.types import Images
 
 Pixels = NDArray[np.uint8]  # (N, C, H, W)
@@ -33,10 +34,10 @@ class Deployed(nn.Module):
 
 
 def torch_logits(model: nn.Module, images: Images, pixels: Pixels) -> Logits:
-    """Logits of the network on pixels, in fp32 on the CPU, in parts of 256."""
+    """Logits of the network on pixels, in fp32 on the CPU, in parts that memory holds."""
     deployed = Deployed(model, images).cpu().eval()
     with torch.no_grad():
-        parts = [deployed(part.float()) for part in torch.from_numpy(pixels).split(256)]
+        parts = [deployed(part.float()) for part in torch.from_numpy(pixels).split(per_pass(pixels[0].size))]
     logits: Logits = torch.cat(parts).numpy()
     return logits
 

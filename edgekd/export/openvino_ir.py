@@ -10,8 +10,8 @@ import numpy as np
 from edgekd.errors import ExportError
 from edgekd.export.network import Logits, Pixels
 from edgekd.export.parity import Gate, ParityError, check_parity
+from edgekd.room import per_pass
 
-PART = 256  # images at once
 ABSENT = (
     "openvino is not installed here: the bundle has the ONNX graphs alone, which OpenVINO reads as well, and nothing "
     "held them against it; for its own form:  pip install 'edgekd[openvino]'"
@@ -61,7 +61,7 @@ def ir_logits(path: Path, pixels: Pixels) -> Logits:
     entry = model.input(0)
     fixed = None if entry.partial_shape[0].is_dynamic else entry.partial_shape[0].get_length()
     compiled = core.compile_model(model, "CPU", hint)
-    parts, size = [], fixed or PART
+    parts, size = [], fixed or per_pass(pixels[0].size)
     for at in range(0, len(pixels), size):
         part = pixels[at : at + size]
         fed = part if fixed is None else part[np.resize(np.arange(len(part)), fixed)]  # the last may lack images

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.export.network import Logits, Pixels
+from edgekd.room import PASS, per_pass
 
-PART = 256  # images at once
 HELD_BYTES = 200_000_000  # of all tensors that one run gives
 
 Tensors = dict[str, NDArray[np.float32]]  # by name
@@ -31,7 +31,8 @@ def onnx_logits(graph: Path, pixels: Pixels) -> Logits:
 def model_logits(model: onnx.ModelProto, pixels: Pixels) -> Logits:
     """As onnx_logits, of a graph in memory."""
     run = runner(model, ["logits"], optimise=True)
-    return np.concatenate([run(pixels[at : at + PART])["logits"] for at in range(0, len(pixels), PART)])
+    part = per_pass(pixels[0].size)
+    return np.concatenate([run(pixels[at : at + part])["logits"] for at in range(0, len(pixels), part)])
 
 
 def runner(model: onnx.ModelProto, names: Sequence[str], *, optimise: bool = False) -> Callable[[Pixels], Tensors]:
@@ -73,8 +74,8 @@ def float_tensors(model: onnx.ModelProto) -> list[str]:
 
 
 def at_once(of_one: Tensors) -> int:
-    """How many images may be run together when the tensors of one image are `of_one`, 1 to PART."""
-    return max(1, min(PART, HELD_BYTES // max(1, sum(array.nbytes for array in of_one.values()))))
+    """How many images may be run together when the tensors of one image are `of_one`, 1 to PASS."""
+    return max(1, min(PASS, HELD_BYTES // max(1, sum(array.nbytes for array in of_one.values()))))
 
 
 def rounded(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from edgekd.checkpoint import NAME, step_back
+from edgekd.compute import give_back_memory
 from edgekd.divergence import TRIES, stable
 from edgekd.errors import UsageError
 from edgekd.files import from_dict, nearest
@@ -42,10 +43,13 @@ def distill(
     So it does, with lower learning rates, where its numbers stop being finite: edgekd/divergence.py.
     """
     first = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
-    last = ["the start"]
+    last, phases = ["the start"], [""]
 
     def log(phase: str, step: int, steps: int, **figures: float) -> None:
         last[0] = f"{phase} step {step} of {steps}"
+        if phases[0] != phase:
+            phases[0] = phase
+            give_back_memory()
         run.log(phase, step, steps, **figures)
 
     def as_new() -> None:

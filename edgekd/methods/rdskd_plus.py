@@ -19,7 +19,7 @@ from edgekd import collapse, losses, ranks
 from edgekd.augment import mixed_up, warped
 from edgekd.bank import Bank, normalised
 from edgekd.checkpoint import Checkpoint
-from edgekd.compute import RATES, descend, log_student, logits_of, one_cycle, student_optimizer
+from edgekd.compute import RATES, answers_of, descend, log_student, logits_of, one_cycle, student_optimizer
 from edgekd.errors import UsageError
 from edgekd.generator import Pixels, images_from, new_generator
 from edgekd.grid import write_grid
@@ -149,8 +149,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     while source and given.added < drawn:
         chunk = max(1, min(CHUNK, CHUNK_NUMBERS // numbers(facts), drawn - given.added))
         pixels = source(chunk, pens)
-        with torch.no_grad():
-            given.add_pixels(pixels, logits_of(teacher.model, normalised(pixels, facts)))
+        given.add_pixels(pixels, answers_of(teacher.model, normalised(pixels, facts)))
         run.log("prior", given.added, drawn)
         checkpoint.keep(at)
 
@@ -284,7 +283,7 @@ def _lesson(
 def _agreement(teacher: nn.Module, student: nn.Module, x: Tensor) -> float:
     """How often both choose the same class of images (N, C, H, W), in [0, 1]; the student in eval mode."""
     student.eval()
-    same = logits_of(student, x).argmax(dim=1) == logits_of(teacher, x).argmax(dim=1)
+    same = answers_of(student, x).argmax(dim=1) == answers_of(teacher, x).argmax(dim=1)
     student.train()
     return same.float().mean().item()
 

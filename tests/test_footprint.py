@@ -1,0 +1,104 @@
+"""What a compress takes of this machine's memory: said before, and held to."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgekd import footprint
+from edgekd.compute import give_back_memory
+from edgekd.errors import EnvironmentLacking, UsageError
+from edgekd.export import torch_logits
+from edgekd.footprint import afterwards_mb, extrapolated, held_to, highest_mb, own_mb, training_mb
+from edgekd.latency import cost
+from edgekd.methods import configure
+from edgekd.room import PASS, PASS_NUMBERS, per_pass
+from edgekd.types import Images, StudentSpec, Teacher
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone says what a process takes")
+
+
+@linux
+def test_highest_is_that_since_the_last_call() -> None:
+    give_back_memory()
+    highest_mb()
+    before = own_mb()
+    assert before is not None
+    block = np.ones(40_000_000, np.uint8)
+    assert own_mb() == pytest.approx(before + 40, abs=5)
+    del block
+    highest = highest_mb()
+    assert highest is not None and highest >= before + 35
+    after = highest_mb()
+    assert after is not None and after < before + 20
+
+
+@linux
+def test_training_and_what_follows(teacher: Teacher) -> None:
+    config = configure("rdskd_plus", "fast", {"prior": "none"}, teacher)
+    spec = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes)
+    now = own_mb()
+    training = training_mb("rdskd_plus", config, teacher, spec, 0, within_s=2.0)
+    assert now is not None and training is not None and 0.5 * now < training < now + 500
+    of = cost(teacher.model, teacher.images)
+    few, many = (afterwards_mb(teacher, of, of, images) for images in (1_000, 1_000_000))
+    assert few is not None and many is not None
+    assert many - few == pytest.approx(footprint.KEPT * 999_000 * 64 / 1e6, abs=30)
+
+
+def test_straight_line_by_hand() -> None:
+    assert extrapolated(0.25, 300.0, 0.5, 350.0) == 450.0
+    assert extrapolated(0.5, 300.0, 1.0, 350.0) == 350.0
+    assert extrapolated(0.25, 360.0, 0.5, 350.0) == 350.0  # noise: more images never take less
+    assert extrapolated(0.5, 300.0, 0.5, 350.0) == 350.0  # no two sizes
+
+
+def test_where_the_system_does_not_say(teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footprint, "PROC", tmp_path)
+    spec, of = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes), cost(teacher.model, teacher.images)
+    assert training_mb("rdskd_plus", configure("rdskd_plus", "fast", {}, teacher), teacher, spec, 0, within_s=2) is None
+    assert afterwards_mb(teacher, of, of, 100) is None
+    with pytest.raises(UsageError, match="Linux"), held_to(1_000):
+        pass
+
+
+def test_a_pass_holds_as_many_images_as_memory_does() -> None:
+    assert per_pass(28 * 28) == per_pass(3 * 32 * 32) == PASS
+    assert per_pass(3 * 224 * 224) == PASS_NUMBERS // (3 * 224 * 224) < 20
+    assert per_pass(10**9) == 1
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[int] = []
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen.append(len(x))
+            return x.mean(dim=(2, 3))
+
+    counting = Counting()
+    images = Images(3, 224, 224, (0.5,) * 3, (0.25,) * 3)
+    logits = torch_logits(counting, images, np.zeros((30, 3, 224, 224), np.uint8))
+    assert logits.shape == (30, 3) and counting.seen == [13, 13, 4]
+
+
+@linux
+def test_limit_is_held_and_lifted() -> None:
+    before, now = resource.getrlimit(resource.RLIMIT_DATA), own_mb()
+    assert now is not None
+    with pytest.raises(EnvironmentLacking) as lacking, held_to(now + 200):
+        torch.empty(400_000_000, dtype=torch.uint8).fill_(1)
+    assert lacking.value.code == "E0409" and "--max-ram" in lacking.value.fix
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    with pytest.raises(EnvironmentLacking, match="do not suffice"), held_to(now / 2):
+        pass
+    with pytest.raises(ValueError, match="another"), held_to(now + 500):
+        raise ValueError("another error passes through")
+    with held_to(None):
+        assert resource.getrlimit(resource.RLIMIT_DATA) == before
