@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,6 +17,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+from typer import testing
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from edgekd import Images, bundle, load_teacher, save_teacher
@@ -57,6 +62,22 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundle, "data_dir", found)
         patch.setattr(recovery, "MOST", 0)
+        yield
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: the collector need not go through half a million objects again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built_once() -> Iterator[None]:
+    """Every torch.onnx.export parses the sources of torchlib's 500 functions, every CliRunner.invoke the signatures of
+    all commands: more than half of what either takes, and the same each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        patch.setattr(testing, "_get_command", functools.cache(get_command))
         yield
 
 

@@ -45,8 +45,11 @@ COMMANDS: dict[tuple[str, ...], int] = {
 }  # fmt: skip
 
 
+PROGRAM = get_command(app)
+
+
 def options_of(path: tuple[str, ...]) -> list[str]:
-    command = get_command(app)
+    command = PROGRAM
     for name in path:
         command = command.commands[name]  # type: ignore[attr-defined]
     names = [name for p in command.params if p.param_type_name == "option" for name in p.opts]
