@@ -30,7 +30,7 @@ from edgekd.files import data_dir
 from edgekd.networks import ResNet
 from edgekd.types import Teacher
 
-HASTY = {"look_s": 0.05, "warmup_s": 0.05, "seconds": 0.1, "idle_s": 0.01, "meter_s": 0.1, "meter_idle_s": 0.05}
+HASTY = {"look_s": 0.05, "warmup_s": 0.02, "seconds": 0.1, "idle_s": 0.01, "meter_s": 0.1, "meter_idle_s": 0.05}
 FACTS = Images(1, 8, 8, (0.5,), (0.25,))
 CLASSES = ("rows", "columns", "top", "left")
 FEW = ("batch=32", "latent=8", "generator_width=8", "generator_steps=5", "student_steps=5")  # of the method rdskd
@@ -49,12 +49,12 @@ def pictures(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64
 
 @pytest.fixture(scope="session", autouse=True)
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Bundles that tests pack measure --quick in tenths of seconds, the runner as it is but for those times; and INT8
-    graphs of students that hardly learned are not tuned."""
+    """Bundles that tests pack measure in tenths of seconds, the runner as it is but for those times; and INT8 graphs of
+    students that hardly learned are not tuned."""
     runner = tmp_path_factory.mktemp("hasty") / "targets"
     shutil.copytree(data_dir("targets"), runner, ignore=shutil.ignore_patterns("__pycache__"))
     with open(runner / "measuring.py", "a", encoding="utf-8") as module:
-        module.write(f"\nQUICK.update({HASTY})\n")
+        module.write(f"\nQUICK.update({HASTY})\nFULL.update({HASTY})\n")
 
     def found(name: str) -> Path:
         return runner if name == "targets" else data_dir(name)

@@ -152,8 +152,8 @@ def together(folder: Path, teacher_file: Path) -> subprocess.CompletedProcess[st
     """edgekd compress by two processes."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "--local-ranks-filter", "0", "-m", "edgekd", "compress", str(teacher_file), "-o", str(folder)]
-    settings = ["rounds=2", "image_steps=8", "student_steps=120", "image_batch=32", "batch=32", "generator_width=8"]
-    command += [*(f"--set={setting}" for setting in settings), "--precision", "fp32", "--json"]
+    settings = ["rounds=2", "image_steps=8", "student_steps=24", "image_batch=32", "batch=32", "generator_width=8"]
+    command += [*(f"--set={setting}" for setting in settings), "--precision", "fp32", "--student", "cnn:4", "--json"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 

@@ -42,6 +42,7 @@ pytestmark = pytest.mark.skipif(
 )
 NASTY = "a b'c\"d$(touch hacked)`touch hacked`;touch hacked;&*[x]\\é"
 PYTHONS = Path.home() / ".pyenv" / "versions"
+OFTEN_S, POLL_S = 0.25, remote.POLL_S
 
 
 class Server:
@@ -130,10 +131,17 @@ def server(running: Server) -> Server:
     return running
 
 
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boards are looked at several times a second."""
+    monkeypatch.setattr(remote, "POLL_S", OFTEN_S)
+
+
 @pytest.fixture
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bundle's runner takes its time, several looks long, though conftest.hasty shortens it elsewhere."""
+def unhurried(monkeypatch: pytest.MonkeyPatch, often: None) -> None:
+    """The bundle's runner takes its time, several looks long, and they are as rare as they really are."""
     monkeypatch.setattr(packing, "data_dir", data_dir)
+    monkeypatch.setattr(remote, "POLL_S", POLL_S)
 
 
 @pytest.fixture
