@@ -138,10 +138,9 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def unhurried(monkeypatch: pytest.MonkeyPatch, often: None) -> None:
-    """The bundle's runner takes its time, several looks long, and they are as rare as they really are."""
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundle's runner takes its time, several looks long, though conftest.hasty shortens it elsewhere."""
     monkeypatch.setattr(packing, "data_dir", data_dir)
-    monkeypatch.setattr(remote, "POLL_S", POLL_S)
 
 
 @pytest.fixture
@@ -199,6 +198,7 @@ def test_bench_in_a_folder_that_a_shell_would_obey(
     server: Server, bundle: Bundle, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(remote, "POLL_S", POLL_S)
     nasty, looks, look = there / NASTY, list[float](), scripts.look
     nasty.mkdir()
 
