@@ -142,7 +142,7 @@ def distil(task: Task, slot: Slot) -> None:
 
 
 def _pair(name: str, slot: Slot) -> Pair:
-    return replace(PAIRS[name], student="resnet:1x8") if slot.tiny else PAIRS[name]
+    return replace(PAIRS[name], student="cnn:4") if slot.tiny else PAIRS[name]
 
 
 def work(tasks: list[Task], slot: Slot) -> int:

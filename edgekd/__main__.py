@@ -16,6 +16,7 @@ from edgekd import (
     doctor_command,
     documents,
     explain_command,
+    group,
     plan_command,
     profile_commands,
     report_command,
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from edgekd.pipeline import Runner
 
 app = typer.Typer(
-    cls=console.Commands,
+    cls=group.Commands,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -140,6 +141,7 @@ def compress(
         if plan:
             arguments.nothing_beside_a_plan(ctx)
         display.say(f"reading {teacher}")
+        arguments.there(teacher)
         from edgekd import pipeline
         from edgekd import plan as planning
         from edgekd.evaluation import load_eval_data, load_real_images
@@ -207,6 +209,8 @@ def evaluate(
 ) -> None:
     """Top-1 accuracy of FILE on labelled images."""
     with console.errors(debug=debug, as_json=as_json):
+        if file.suffix != ".onnx":
+            arguments.there(file)
         from edgekd import evaluation, export
 
         if file.suffix == ".onnx":
@@ -241,6 +245,8 @@ def inspect(
 ) -> None:
     """What FILE holds, without running any code of its author. A bundle is verified."""
     with console.errors(debug=debug, as_json=as_json):
+        if file.suffix != ".onnx" and not file.is_dir():
+            arguments.there(file)
         from edgekd.files import plain
         from edgekd.latency import cost, layers
         from edgekd.observe import look

@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from edgekd.errors import UsageError
-from edgekd.files import parsed
+from edgekd.files import opened, parsed
 
 if TYPE_CHECKING:
     from edgekd.types import Teacher
+
+
+def there(checkpoint: Path) -> None:
+    """Raises TeacherError where no checkpoint can be read from. Needs no torch, whose import takes seconds."""
+    opened(checkpoint).close()
 
 
 def teacher(

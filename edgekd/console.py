@@ -18,7 +18,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
-from typer.core import TyperGroup
 
 from edgekd.errors import EdgekdError, Interrupted, StoppedAtOnce
 from edgekd.files import plain
@@ -33,19 +32,12 @@ LINE_EVERY_S = 5.0  # without a terminal, a line of figures at most this often
 out, err = Console(), Console(stderr=True)
 
 
-class Commands(TyperGroup):
-    """Lists the commands in the order of their use."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(self.commands)
-
-
 @contextmanager
 def errors(*, debug: bool, as_json: bool) -> Iterator[None]:
     """Turns what went wrong inside into at most five lines on stderr and the exit code that belongs to it."""
     try:
         yield
-    except (typer.Exit, typer.Abort):
+    except (typer.Exit, typer.Abort, BrokenPipeError):  # the last: nobody reads on
         raise
     except StoppedAtOnce as caught:
         error: EdgekdError = Interrupted("stopped at once; the last checkpoint stands", signal=caught.signal)

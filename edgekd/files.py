@@ -10,15 +10,16 @@ import math
 import os
 import re
 import shutil
+import stat
 import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
-from edgekd.errors import EdgekdError, EnvironmentLacking, InputError
+from edgekd.errors import EdgekdError, EnvironmentLacking, InputError, TeacherError
 
 T = TypeVar("T")
 LARGEST_FLOAT = sys.float_info.max
@@ -76,6 +77,29 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with written(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def opened(path: Path) -> IO[bytes]:
+    """A checkpoint, opened once: what is checked is what is read. Never waits on a pipe, never opens a device.
+
+    Raises TeacherError where it is no ordinary file with something in it.
+    """
+    try:
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        gone = isinstance(error, FileNotFoundError)
+        what = f"{path} is not there" if gone else f"{path} can't be opened"
+        raise TeacherError(
+            what, code="E0310", why="" if gone else str(error), fix="correct the path" if gone else "make it readable"
+        ) from error
+    status = os.fstat(number)
+    if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+        return os.fdopen(number, "rb")
+    os.close(number)
+    if stat.S_ISREG(status.st_mode):
+        raise TeacherError(f"{path} is empty", code="E0310", fix="copy the checkpoint again")
+    kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+    raise TeacherError(f"{path} is not a file", code="E0310", why=f"it is {kind}", fix="name the checkpoint itself")
 
 
 def parsed(text: str | bytes) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import cache
+from typing import Any
 
 import typer
 from typer.main import get_command
@@ -21,10 +23,16 @@ def words(line: str) -> list[str]:
     return shlex.split(line)[1:]
 
 
+@cache
+def program() -> Any:
+    """The command line as typer makes it: a twentieth of a second each time."""
+    return get_command(app)
+
+
 def problem(line: str, *, whole: bool = True) -> str:
     """Why the command line would not take `line`; empty: it does. whole: that arguments are missing counts as well."""
     given = words(line)
-    command, path = get_command(app), "edgekd"
+    command, path = program(), "edgekd"
     while found := getattr(command, "commands", None):
         if not given or given[0].startswith("-"):
             break

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,6 +17,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+from typer import testing
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from edgekd import Images, bundle, load_teacher, save_teacher
@@ -25,7 +30,7 @@ from edgekd.files import data_dir
 from edgekd.networks import ResNet
 from edgekd.types import Teacher
 
-HASTY = {"look_s": 0.05, "warmup_s": 0.05, "seconds": 0.1, "idle_s": 0.01, "meter_s": 0.1, "meter_idle_s": 0.05}
+HASTY = {"look_s": 0.05, "warmup_s": 0.02, "seconds": 0.1, "idle_s": 0.01, "meter_s": 0.1, "meter_idle_s": 0.05}
 FACTS = Images(1, 8, 8, (0.5,), (0.25,))
 CLASSES = ("rows", "columns", "top", "left")
 FEW = ("batch=32", "latent=8", "generator_width=8", "generator_steps=5", "student_steps=5")  # of the method rdskd
@@ -44,12 +49,12 @@ def pictures(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64
 
 @pytest.fixture(scope="session", autouse=True)
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Bundles that tests pack measure --quick in tenths of seconds, the runner as it is but for those times; and INT8
-    graphs of students that hardly learned are not tuned."""
+    """Bundles that tests pack measure in tenths of seconds, the runner as it is but for those times; and INT8 graphs of
+    students that hardly learned are not tuned."""
     runner = tmp_path_factory.mktemp("hasty") / "targets"
     shutil.copytree(data_dir("targets"), runner, ignore=shutil.ignore_patterns("__pycache__"))
     with open(runner / "measuring.py", "a", encoding="utf-8") as module:
-        module.write(f"\nQUICK.update({HASTY})\n")
+        module.write(f"\nQUICK.update({HASTY})\nFULL.update({HASTY})\n")
 
     def found(name: str) -> Path:
         return runner if name == "targets" else data_dir(name)
@@ -57,6 +62,22 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundle, "data_dir", found)
         patch.setattr(recovery, "MOST", 0)
+        yield
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: the collector need not go through half a million objects again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built_once() -> Iterator[None]:
+    """Every torch.onnx.export parses the sources of torchlib's 500 functions, every CliRunner.invoke the signatures of
+    all commands: more than half of what either takes, and the same each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        patch.setattr(testing, "_get_command", functools.cache(get_command))
         yield
 
 

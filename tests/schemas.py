@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
-
-from jsonschema import Draft202012Validator
+from typing import TYPE_CHECKING, Any
 
 from edgekd.schema_command import schema_of
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+
+
+def _validator(schema: Any) -> Draft202012Validator:
+    from jsonschema import Draft202012Validator  # two seconds, which collecting the tests need not take
+
+    return Draft202012Validator(schema)
 
 
 @cache
 def validator(name: str) -> Draft202012Validator:
-    return Draft202012Validator(schema_of(name))
+    return _validator(schema_of(name))
 
 
 def problems(name: str, document: Any) -> list[str]:
@@ -24,5 +31,5 @@ def some_of(part: str, values: Any) -> list[str]:
     """What a shared definition has against some of its names alone; that others are missing does not count."""
     whole = schema_of("report")["$defs"]["common"]
     schema = whole | {"$ref": f"#/$defs/{part}"}
-    found = Draft202012Validator(schema).iter_errors(values)
+    found = _validator(schema).iter_errors(values)
     return [f"{error.json_path}: {error.message[:300]}" for error in found if error.validator != "required"]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_lines import program
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from edgekd.__main__ import app
@@ -46,9 +46,9 @@ COMMANDS: dict[tuple[str, ...], int] = {
 
 
 def options_of(path: tuple[str, ...]) -> list[str]:
-    command = get_command(app)
+    command = program()
     for name in path:
-        command = command.commands[name]  # type: ignore[attr-defined]
+        command = command.commands[name]
     names = [name for p in command.params if p.param_type_name == "option" for name in p.opts]
     return sorted(set(names) - {"--open", "--help", "--debug", "--install-completion", "--show-completion"})
 

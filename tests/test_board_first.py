@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_ssh import Server, pytestmark, running, server, there  # noqa: F401  # its sshd and its skips
+from test_ssh import OFTEN_S, Server, pytestmark, running, server, there  # noqa: F401  # its sshd and its skips
 from typer.testing import CliRunner
 
 from edgekd import measure, shortlist
 from edgekd.__main__ import app
+from edgekd.device import remote
 
 FEW = ("batch=32", "latent=8", "generator_width=8", "generator_steps=5", "student_steps=5")
 
@@ -19,6 +20,7 @@ FEW = ("batch=32", "latent=8", "generator_width=8", "generator_steps=5", "studen
 @pytest.fixture(autouse=True)
 def beside_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests keep this machine busy; that a busy device is refused is tested in test_measure.py."""
+    monkeypatch.setattr(remote, "POLL_S", OFTEN_S)
     monkeypatch.setattr(measure, "undisturbed", lambda report: None)
     monkeypatch.setattr(shortlist, "undisturbed", lambda report: None)
     monkeypatch.setattr(shortlist, "TOP", 2)

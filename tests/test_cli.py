@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -82,12 +83,12 @@ def test_table_for_people(example: Example, teacher_file: Path, eval_file: Path,
 
 
 def test_default_method_by_minutes_says_its_plan_and_goes_on(teacher_file: Path, tmp_path: Path) -> None:
-    arguments = ("compress", teacher_file, "--minutes", "0.6", "--precision", "fp32", "-o", "out")
+    arguments = ("compress", teacher_file, "--minutes", "0.5", "--precision", "fp32", "-o", "out")
     done = here(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "plan: image_steps" in done.stderr.replace("\n", " ") and "prior none" in done.stderr
     manifest = json.loads((tmp_path / "out" / "bundle" / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["method"]["budget"] == "0.6 minutes" and manifest["data"].startswith("prior none")
+    assert manifest["method"]["budget"] == "0.5 minutes" and manifest["data"].startswith("prior none")
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert "images.png" in left and not any(name.endswith((".u8", ".ckpt")) for name in left)
     again = here(*arguments, cwd=tmp_path)  # a new probe would plan other steps, and another run be refused
@@ -184,6 +185,28 @@ def test_bad_input_from_the_shell(arguments: list[str], exit_code: int, tmp_path
     files(tmp_path)
     done = edgekd(*arguments, cwd=tmp_path)
     assert done.returncode == exit_code and "Traceback" not in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code"),
+    [
+        (["schema", "report"], 141),  # more than Python keeps back, printed
+        (["schema"], 141),  # by rich
+        (["schema", "--json"], 141),  # less than that
+        (["--help"], 141),
+        (["verify", "missing", "--json"], 7),  # its error is told on stderr
+    ],
+)
+def test_a_reader_that_goes_away_ends_it_quietly(arguments: list[str], exit_code: int, tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", "edgekd", *arguments]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with os.fdopen(write_end) as unread:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=buffered, stdout=unread, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == exit_code and ("E0701" in done.stderr if exit_code == 7 else not done.stderr), done.stderr
 
 
 def test_error_as_json_and_with_debug(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 
 def raised(path: Path) -> dict[str, str]:
     """Error codes in a module, wherever given: code=..., a default, a Finding. What is compared is left out."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text if re.search(r"E\d{4}", text) else "")  # half of the modules name none
     compared = {id(node) for outer in ast.walk(tree) if isinstance(outer, ast.Compare) for node in ast.walk(outer)}
     return {
         node.value: f"{path.relative_to(ROOT)}:{node.lineno}"

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import math
+import multiprocessing
 import os
 import signal
 import socket
@@ -20,58 +21,60 @@ import torch
 from test_methods import TINY
 from torch import Tensor, nn
 
-from edgekd import checkpoint, collapse, divergence, training_log
+from edgekd import checkpoint, collapse, divergence, load_teacher, training_log
 from edgekd.collapse import RENEWALS, renewed, spread
 from edgekd.compute import descend
 from edgekd.divergence import Diverged, paced
 from edgekd.errors import EnvironmentLacking, InputError, TrainingError, UsageError
 from edgekd.lock import locked
-from edgekd.methods import METHODS, distill, rdskd_plus
+from edgekd.methods import METHODS, configure, distill, rdskd_plus
 from edgekd.sealed import unsealed
 from edgekd.stages import claim, differences
 from edgekd.student import build_student
 from edgekd.types import Run, StudentSpec, Teacher
 
-TRAIN = """
-import sys
-from pathlib import Path
-import torch
-from edgekd import checkpoint, load_teacher
-from edgekd.methods import configure, distill
-from edgekd.student import build_student
-from edgekd.training_log import TrainingLog
-from edgekd.types import Run, StudentSpec
-checkpoint.EVERY_S = 0.1
-teacher, folder = load_teacher(sys.argv[1]), Path(sys.argv[2])
-settings = {"rounds": 2, "image_steps": 30, "image_batch": 16, "batch": 16, "student_steps": 80, "generator_width": 8}
-config = configure("rdskd_plus", "fast", settings, teacher)
-student = build_student(StudentSpec("resnet", 1, 4, teacher.images, teacher.classes), seed=5)
-distill("rdskd_plus", teacher, student, config, Run(torch.device("cpu"), 5, folder, TrainingLog(folder)))
-torch.save(student.state_dict(), folder / "student")
-"""
+FORKS = multiprocessing.get_context("fork")  # real processes that need not import torch each
+
+
+def train(teacher_file: Path, folder: Path) -> None:
+    """A short training that saves ten times a second. On one thread: the parent's others are not there."""
+    torch.set_num_threads(1)
+    checkpoint.EVERY_S = 0.1
+    teacher = load_teacher(teacher_file)
+    few = {"rounds": 2, "image_steps": 30, "image_batch": 16, "batch": 16, "student_steps": 80, "generator_width": 8}
+    config = configure("rdskd_plus", "fast", few, teacher)
+    student = build_student(StudentSpec("resnet", 1, 4, teacher.images, teacher.classes), seed=5)
+    run = Run(torch.device("cpu"), 5, folder, training_log.TrainingLog(folder))
+    distill("rdskd_plus", teacher, student, config, run)
+    torch.save(student.state_dict(), folder / "student")
 
 
 def test_killed_twice_and_gone_on_with(teacher_file: Path, tmp_path: Path) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "run"
     for path in (whole, folder):
         path.mkdir()
-    train = [sys.executable, "-c", TRAIN, str(teacher_file)]
-    assert faults.ended([*train, str(whole)]).exit == 0
+
+    def begun(path: Path) -> Any:
+        child = FORKS.Process(target=train, args=(teacher_file, path), daemon=True)
+        child.start()
+        return child
+
+    def ended(child: Any) -> int:
+        child.join(faults.LIMIT_S)
+        return int(child.exitcode)
+
+    assert ended(begun(whole)) == 0
     for index in range(2):
         newest = folder / checkpoint.NAME
         before = newest.stat().st_ino if newest.exists() else 0
-
-        def after(child: Any, newest: Path = newest, before: int = before, index: int = index) -> bool:
-            if not newest.exists() or newest.stat().st_ino == before:
-                return False
-            time.sleep(0.07 * index)  # between two saves
-            child.kill()
-            return True
-
-        killed = faults.ended([*train, str(folder)], after=after)
-        assert killed.killed and killed.exit == 128 + signal.SIGKILL
+        child = begun(folder)
+        while child.is_alive() and (not newest.exists() or newest.stat().st_ino == before):
+            time.sleep(0.01)
+        time.sleep(0.07 * index)  # between two saves
+        child.kill()
+        assert ended(child) == -signal.SIGKILL
         assert faults.halves(folder) == [] and not (folder / "student").exists()
-    assert faults.ended([*train, str(folder)]).exit == 0
+    assert ended(begun(folder)) == 0
     one, other = (torch.load(path / "student", weights_only=True) for path in (whole, folder))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert faults.steps(folder) == faults.steps(whole)

@@ -98,6 +98,7 @@ def test_compress_goes_on_without_the_graph(
 ) -> None:
     quick: dict[str, Any] = {
         "method": "rdskd",
+        "family": "cnn:4",
         "settings": {"batch": 32, "latent": 8, "generator_width": 8, "generator_steps": 2, "student_steps": 4},
     }
     monkeypatch.setitem(AGREEMENT, "int8", 1.01)  # no graph reaches it

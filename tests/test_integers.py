@@ -19,6 +19,7 @@ from edgekd.types import Teacher
 
 QUICK: dict[str, Any] = {
     "method": "rdskd",
+    "family": "cnn:4",
     "settings": {"batch": 32, "latent": 8, "generator_width": 8, "generator_steps": 2, "student_steps": 20},
 }
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd import Images, compress, distill, export_student, load_profile, load_teacher, save_teacher
+from edgekd import Images, compress, distill, export_student, load_profile, load_teacher, save_teacher, stages
 from edgekd.methods import configure
 from edgekd.pipeline import doubts
 from edgekd.profile import adjusted
@@ -46,6 +46,13 @@ def images(channels: int, side: int) -> Images:
     return Images(channels, side, side, (0.5,) * channels, (0.25,) * channels)
 
 
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many images a bundle has is no matter of the teacher; thousands of 96 pixels take a quarter of a minute."""
+    monkeypatch.setattr(stages, "SAMPLES", 128)
+    monkeypatch.setattr(stages, "SPARE", 64)
+
+
 @pytest.mark.parametrize(
     ("build", "facts", "warned", "whole"),
     [
@@ -70,12 +77,12 @@ def test_it_ends_with_graphs_and_says_what_is_weak(
     if not whole:
         for doubt in doubts(teacher, configure("rdskd_plus", "fast", FEW, teacher)):
             said.append(doubt)
-        found = distill(teacher, profile, tmp_path / "out", settings=FEW, family="resnet:1x4", warn=said.append)
+        found = distill(teacher, profile, tmp_path / "out", settings=FEW, family="cnn:4", warn=said.append)
         graphs = export_student(found, profile, tmp_path / "graphs")
         assert set(graphs) == {"fp32"} and len(said) == len(warned)
         assert all(any(words in line for line in said) for words in warned)
         return
-    result = compress(teacher, profile, tmp_path / "out", settings=FEW, family="resnet:1x4", warn=said.append)
+    result = compress(teacher, profile, tmp_path / "out", settings=FEW, family="cnn:4", warn=said.append)
     assert (result.bundle.folder / "report.json").is_file()
     assert len(result.bundle.manifest.classes) == classes and set(result.report["graphs"]) == {"fp32", "teacher"}
     assert len(said) == len(warned) and all(any(words in line for line in said) for words in warned)

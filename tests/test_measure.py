@@ -18,7 +18,7 @@ from edgekd.profile import adjusted
 from edgekd.student import build_student
 from edgekd.types import Bundle, Images, Profile
 
-NAMES = ("cnn:4", "resnet:1x4", "cnn:12", "resnet:2x6")
+NAMES = ("cnn:4", "resnet:1x4", "cnn:12", "lenet:6")
 IMAGES = Images(3, 32, 32, (0.5,) * 3, (0.25,) * 3)
 
 

@@ -29,6 +29,7 @@ from edgekd.types import Teacher
 
 QUICK: dict[str, Any] = {
     "method": "rdskd",
+    "family": "cnn:8",
     "settings": {"batch": 64, "latent": 16, "generator_width": 16, "generator_steps": 20, "student_steps": 60},
 }
 

@@ -42,6 +42,7 @@ pytestmark = pytest.mark.skipif(
 )
 NASTY = "a b'c\"d$(touch hacked)`touch hacked`;touch hacked;&*[x]\\é"
 PYTHONS = Path.home() / ".pyenv" / "versions"
+OFTEN_S, POLL_S = 0.25, remote.POLL_S
 
 
 class Server:
@@ -130,6 +131,12 @@ def server(running: Server) -> Server:
     return running
 
 
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boards are looked at several times a second."""
+    monkeypatch.setattr(remote, "POLL_S", OFTEN_S)
+
+
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bundle's runner takes its time, several looks long, though conftest.hasty shortens it elsewhere."""
@@ -191,6 +198,7 @@ def test_bench_in_a_folder_that_a_shell_would_obey(
     server: Server, bundle: Bundle, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(remote, "POLL_S", POLL_S)
     nasty, looks, look = there / NASTY, list[float](), scripts.look
     nasty.mkdir()
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from pathlib import Path
 from typing import IO, Any
 
 from torch import Tensor
 
 from edgekd.errors import TeacherError
-from edgekd.files import from_dict
+from edgekd.files import from_dict, opened
 from edgekd.teacher.content import Content
 from edgekd.teacher.reading import opcodes, pickled, torchscript, wrappers
 from edgekd.teacher.reading.archive import Archive, damaged
@@ -45,7 +44,7 @@ def read(path: Path) -> Content:
     E0316 a teacher file that is not whole, E0313 too old, E0314 too much time or memory, E0333 a tricked archive,
     E0334 tensors of other kinds, E0335 tensors that the file has no room for.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         facts, tensors = isolated(lambda: _taken_apart(file, str(path), size), file, size, str(path))
     if facts["format"] == "onnx":
@@ -60,26 +59,6 @@ def read(path: Path) -> Content:
     if facts["format"] == "edgekd":
         return _own(path, facts["values"], tensors, notes)
     return Content(format=facts["format"], tensors=tensors, values=facts["values"], notes=notes)
-
-
-def _opened(path: Path) -> IO[bytes]:
-    """The file, opened once: what is checked is what is read. Never waits on a pipe, never opens a device."""
-    try:
-        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        gone = isinstance(error, FileNotFoundError)
-        what = f"{path} is not there" if gone else f"{path} can't be opened"
-        raise TeacherError(
-            what, code="E0310", why="" if gone else str(error), fix="correct the path" if gone else "make it readable"
-        ) from error
-    status = os.fstat(number)
-    if stat.S_ISREG(status.st_mode) and status.st_size > 0:
-        return os.fdopen(number, "rb")
-    os.close(number)
-    if stat.S_ISREG(status.st_mode):
-        raise TeacherError(f"{path} is empty", code="E0310", fix="copy the checkpoint again")
-    kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-    raise TeacherError(f"{path} is not a file", code="E0310", why=f"it is {kind}", fix="name the checkpoint itself")
 
 
 def _taken_apart(file: IO[bytes], path: str, size: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
