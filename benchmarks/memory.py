@@ -31,6 +31,7 @@ from edgekd.vision import torchvision
 
 FEW = ("--set", "student_steps=6", "--set", "image_steps=6", "--set", "rounds=2")
 PRIOR = ("--set", "prior_images=2000")
+OF_32 = ("--set", "batch=32", "--set", "image_batch=32")
 LOOK_S = 0.02
 
 
@@ -50,7 +51,7 @@ CASES = {
     "wide": Case("wrn40-2", ("--student", "wrn16-1", *FEW, *PRIOR, "--set", "batch=64"), (3, 32, 32)),
     "vgg11_bn at 64": Case(
         "torchvision:vgg11_bn",
-        ("--student", "resnet:2x32", "--precision", "fp32", *FEW, *PRIOR, "--set", "batch=32", "--set", "image_batch=32"),
+        ("--student", "resnet:2x32", "--precision", "fp32", *FEW, *PRIOR, *OF_32),
         (3, 64, 64), 1000,
     ),
     "resnet18 at 224": Case("torchvision:resnet18", ("--student", "mobilenetv2:0.35", *FEW, *SMALL), classes=1000),

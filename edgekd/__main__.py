@@ -44,7 +44,7 @@ from edgekd.options import (
     MethodName,
     Minutes,
     NoProgress,
-    Out,
+    OutOrUrl,
     Precision,
     Prior,
     ProfileName,
@@ -101,7 +101,7 @@ def compress(
     plan: Annotated[
         Path | None, typer.Option(help="plan.toml of edgekd plan, in place of the options that it holds.")
     ] = None,
-    out: Out = None,
+    out: OutOrUrl = None,
     latency: Latency = None,
     max_params: MaxParams = None,
     max_mb: MaxMb = None,
@@ -142,7 +142,7 @@ def compress(
             arguments.nothing_beside_a_plan(ctx)
         display.say(f"reading {teacher}")
         arguments.there(teacher)
-        from edgekd import pipeline
+        from edgekd import elsewhere, pipeline
         from edgekd import plan as planning
         from edgekd.evaluation import load_eval_data, load_real_images
         from edgekd.methods import configure
@@ -159,17 +159,18 @@ def compress(
         config = configure(asked.method, asked.budget, asked.settings, read)
         data = None if eval_data is None else load_eval_data(eval_data, read.images, read.classes)
         real = None if calibration_data is None else load_real_images(calibration_data, read.images)
-        folder = out or (plan.parent if plan else arguments.folder(teacher, profile))
-        shown = ", ".join(f"{k} {v}" for k, v in vars(config).items())
-        display.training(config, folder)
-        display.say(f"settings of {asked.method}, budget {asked.budget}: {shown}")
-        result = pipeline.compress(
-            read, device, folder, method=asked.method, budget=asked.budget, minutes=asked.minutes,
-            settings=asked.settings, family=asked.student, like_teacher=like_teacher, seed=asked.seed, eval_data=data,
-            calibration_data=real, teacher_licence=teacher_licence, sign=sign, log=display.log, say=display.say,
-            warn=display.warn, board=_board(on, python, ssh_config, display.say),
-            max_ram_mb=arguments.megabytes(max_ram, "--max-ram"),
-        )  # fmt: skip
+        otherwise = plan.parent if plan else arguments.folder(teacher, profile)
+        with elsewhere.folder_of(out, otherwise, display.say, display.warn) as folder:
+            shown = ", ".join(f"{k} {v}" for k, v in vars(config).items())
+            display.training(config, folder)
+            display.say(f"settings of {asked.method}, budget {asked.budget}: {shown}")
+            result = pipeline.compress(
+                read, device, folder, method=asked.method, budget=asked.budget, minutes=asked.minutes,
+                settings=asked.settings, family=asked.student, like_teacher=like_teacher, seed=asked.seed,
+                eval_data=data, calibration_data=real, teacher_licence=teacher_licence, sign=sign, log=display.log,
+                say=display.say, warn=display.warn, board=_board(on, python, ssh_config, display.say),
+                max_ram_mb=arguments.megabytes(max_ram, "--max-ram"),
+            )  # fmt: skip
         if not as_json:
             display.progress.stop()
             documents.without_data(result.bundle.manifest.fidelity)

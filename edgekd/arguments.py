@@ -113,6 +113,18 @@ def folder(teacher: Path, profile: str) -> Path:
     return Path(f"{teacher.stem}-{Path(profile).stem}")
 
 
+def here(out: Path | None) -> Path | None:
+    """A folder of this machine. Raises UsageError for a URL."""
+    if out is not None and re.match(r"\w[\w+.-]+:/", str(out)):
+        raise UsageError(
+            f"-o {out} is a URL",
+            code="E0252",
+            why="compress alone keeps its folder elsewhere",
+            fix="name a folder here",
+        )
+    return out
+
+
 def nothing_beside_a_plan(ctx: typer.Context) -> None:
     """Raises UsageError for an option on the command line that the plan holds already."""
     held = (

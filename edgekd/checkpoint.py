@@ -31,6 +31,7 @@ from edgekd.sealed import intact, seal, unsealed
 EVERY_S = 8.0  # seconds between two saves; a step and the save itself come on top of what may be lost
 NAME = "distillation.ckpt"
 _stop: list[int] = []  # the signal that asked to stop, once one has
+_behind: list[Callable[[], None]] = []  # what else is to be done when a state has been saved
 
 
 @contextmanager
@@ -52,6 +53,16 @@ def stoppable() -> Iterator[None]:
         _stop.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def behind_each_save(work: Callable[[], None]) -> Iterator[None]:
+    """While inside, work() is called behind each save, before the training goes on."""
+    _behind.append(work)
+    try:
+        yield
+    finally:
+        _behind.remove(work)
 
 
 class Checkpoint:
@@ -127,6 +138,8 @@ class Checkpoint:
         for part in self.parts.values():
             if isinstance(part, Bank):
                 part.saved()
+        for work in _behind:
+            work()
         self.saved = time.monotonic()
 
     def _keep_the_last(self) -> None:

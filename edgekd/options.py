@@ -82,6 +82,15 @@ Soak = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of all random numbers.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Output folder; the same one resumes.")]
+OutOrUrl = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--out",
+        metavar="DIR",
+        help="Output folder; the same one resumes. Or s3://... and the like: kept there too.",
+    ),
+]
 Precision = Annotated[
     str,
     typer.Option(help="fp32, fp16, int8, or auto: all that the profile names.", autocompletion=completion.precisions),
