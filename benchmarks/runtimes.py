@@ -1,11 +1,13 @@
-"""ONNX Runtime against OpenVINO on this machine: the same graphs, by the runner's own modules, in turns in one run.
+"""ONNX Runtime, OpenVINO and LiteRT on this machine: the same networks, by the runner's own modules, in turns.
 
-    python benchmarks/runtimes.py [--quick] [--note "beside other work"] [--out benchmarks/results/runtimes.json]
+    python benchmarks/runtimes.py [--quick] [--runtimes onnxrt,openvino] [--note "beside other work"]
+        [--out benchmarks/results/runtimes.json]
 
 Two networks with random weights (latency does not depend on them), fp32 and INT8, batch 1, 1 and 2 threads. All
 runtimes and graphs of a number of threads are measured in turns, so that a change of the machine's speed hits all
-alike. p50 with its 95 % interval; "valid" says whether other work disturbed it. OpenVINO reads its own form (IR),
-as a bundle has it. "same_answer" is the share of images on which a graph names the class that the fp32 graph names
+alike. p50 with its 95 % interval; "valid" says whether other work disturbed it. OpenVINO and LiteRT read their own
+forms (.xml, .tflite), as a bundle has them; LiteRT's INT8 graph is quantised by its own tool, and making both needs the
+extra litert. "same_answer" is the share of images on which a graph names the class that the fp32 graph names
 by ONNX Runtime, and "difference" how far its logits are from that one's: RMS over the RMS by which those vary from
 image to image. Answers of random weights lie close together, so that INT8 changes more of them than a trained
 network's.
@@ -31,7 +33,7 @@ from trt_api import runner  # the same modules of targets/ as the tests
 
 from edgekd import Images, load_profile
 from edgekd.bank import normalised
-from edgekd.export import export, export_ir
+from edgekd.export import export, export_ir, export_tflite, quantise
 from edgekd.families import named
 from edgekd.measure import CLASSES
 from edgekd.student import build_student
@@ -39,18 +41,20 @@ from edgekd.student import build_student
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = {"resnet:1x16": 32, "mobilenetv2:0.35": 96}  # pixels a side
 THREADS = (1, 2)
-RUNTIMES = ("onnxrt", "openvino")
+RUNTIMES = ("onnxrt", "openvino", "litert")
+FORMS: dict[str, str] = runner("runtimes").FORMS
 COMPARED = 256  # images that answers are compared on
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="the runner's --quick")
+    parser.add_argument("--runtimes", type=names, default=RUNTIMES, help="separated by commas; onnxrt is among them")
     parser.add_argument("--note", default="", help="circumstances, for the file")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "runtimes.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        result = compared(Path(temporary), quick=arguments.quick)
+        result = compared(Path(temporary), arguments.runtimes, quick=arguments.quick)
     result["note"] = arguments.note
     arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for row in result["rows"]:
@@ -62,11 +66,19 @@ def main() -> None:
         )
 
 
-def compared(folder: Path, *, quick: bool) -> dict[str, Any]:
+def names(text: str) -> tuple[str, ...]:
+    """Of RUNTIMES; the others are compared with onnxrt."""
+    found = tuple(text.split(","))
+    if "onnxrt" not in found or not set(found) <= set(RUNTIMES):
+        raise argparse.ArgumentTypeError(f"onnxrt and some of {', '.join(RUNTIMES[1:])}")
+    return found
+
+
+def compared(folder: Path, runtimes: tuple[str, ...], *, quick: bool) -> dict[str, Any]:
     """Every graph by every runtime."""
     measuring, sensors = runner("measuring"), runner("sensors")
-    opened = {name: runner("runtimes").opened(name) for name in RUNTIMES}
-    graphs = {network: exported(network, pixels, folder) for network, pixels in NETWORKS.items()}
+    opened = {name: runner("runtimes").opened(name) for name in runtimes}
+    graphs = {network: exported(network, pixels, folder, runtimes) for network, pixels in NETWORKS.items()}
     rows: list[dict[str, Any]] = []
     runs: dict[str, Any] = {}
     for threads in THREADS:
@@ -75,7 +87,7 @@ def compared(folder: Path, *, quick: bool) -> dict[str, Any]:
             for precision, graph in files.items():
                 for name, runtime in opened.items():
                     key = f"{network} {precision} {name}"
-                    own = graph.with_suffix(".xml") if name == "openvino" else graph
+                    own = graph.with_suffix(FORMS.get(name, graph.suffix))
                     setting = runner("setting").Setting(pixels.shape[1:], 1, precision, threads, str(folder))
                     infer, facts[key] = runtime.load(str(own), setting, print)
                     logits[key] = infer(pixels)
@@ -102,15 +114,17 @@ def compared(folder: Path, *, quick: bool) -> dict[str, Any]:
         "command": " ".join(["python", "benchmarks/runtimes.py", *sys.argv[1:]]),
         "device": sensors.HERE.device(),
         "runtimes": {name: runtime.describe() for name, runtime in opened.items()},
-        "clock": opened["openvino"].clock,
+        "clock": opened["onnxrt"].clock,  # all have the same
         "protocol": protocol,
         "runs_by_threads": runs,
         "rows": rows,
     }
 
 
-def exported(network: str, pixels: int, folder: Path) -> tuple[dict[str, Path], NDArray[np.float32]]:
-    """(precision -> ONNX file with OpenVINO's form beside it, float32 images (COMPARED, 3, H, W) of 0..255)."""
+def exported(
+    network: str, pixels: int, folder: Path, runtimes: tuple[str, ...]
+) -> tuple[dict[str, Path], NDArray[np.float32]]:
+    """(precision -> ONNX file with the runtimes' own forms beside it, float32 images (COMPARED, 3, H, W) of 0..255)."""
     images = Images(3, pixels, pixels, (0.5,) * 3, (0.25,) * 3)
     spec = named(network, images, CLASSES)
     assert spec is not None
@@ -120,8 +134,13 @@ def exported(network: str, pixels: int, folder: Path) -> tuple[dict[str, Path], 
     drawn = np.kron(squares, np.ones((pixels // 8, pixels // 8), np.uint8))  # 8x8 squares: noise looks all alike
     model = sane(build_student(spec, seed=0), normalised(torch.from_numpy(drawn[:64]), images))
     files = export(model, images, CLASSES, load_profile("cpu"), drawn[:64], own)
-    for graph in files.values():
-        export_ir(graph, graph.with_suffix(".xml"))
+    if "openvino" in runtimes:
+        for graph in files.values():
+            export_ir(graph, graph.with_suffix(FORMS["openvino"]))
+    if "litert" in runtimes:
+        whole, integers = (files[precision].with_suffix(FORMS["litert"]) for precision in ("fp32", "int8"))
+        export_tflite(model, images, whole)
+        quantise(whole, integers, drawn[:64])
     return files, drawn.astype(np.float32)
 
 

@@ -23,7 +23,8 @@ def bench(
     reference: Annotated[Path | None, typer.Option(help="Another graph, measured in turns with the student's.")] = None,
     soak: Soak = None,
     runtime: Annotated[
-        str | None, typer.Option(help="onnxrt, trt, trtexec or openvino; default: the one that the graphs are for.")
+        str | None,
+        typer.Option(help="onnxrt, trt, trtexec, openvino or litert; default: the one that the graphs are for."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Boards at a time.")] = 4,
     keep: Annotated[bool, typer.Option("--keep", help="Leave what was copied on the boards.")] = False,

@@ -35,6 +35,7 @@ NEEDS = {
     "onnxrt": "Python 3.8 or later, numpy and onnxruntime",
     "tensorrt": "Python 3.6 or later, numpy and the board's TensorRT (its Python package or trtexec)",
     "openvino": "Python 3.8 or later, numpy and openvino",
+    "litert": "Python 3.9 or later, numpy and ai-edge-litert",
 }
 FOR_A_CONVERTER = """This folder is an edgekd bundle: an image classifier for {target}.
 

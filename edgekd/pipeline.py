@@ -232,9 +232,9 @@ def bench(
 
     quick: 2 s and 200 runs of each graph instead of 10 s and 1,000. threads: of the CPU; None: the profile's, 0: all.
     eval_data: npz with images and labels, for accuracy. reference: another graph (.onnx), measured in turns. soak:
-    minutes at full load afterwards. runtime: "onnxrt", "trt", "trtexec" or "openvino"; None: the one for its
-    graphs. say: one line per phase. "valid" tells whether the latencies count. Raises UsageError for another runtime,
-    IntegrityError for a changed bundle, MeasurementError where the runner fails.
+    minutes at full load afterwards. runtime: "onnxrt", "trt", "trtexec", "openvino" or "litert"; None: the one
+    for its graphs. say: one line per phase. "valid" tells whether the latencies count. Raises UsageError for another
+    runtime, IntegrityError for a changed bundle, MeasurementError where the runner fails.
     """
     folder = Path(folder)
     with _measurable(folder, eval_data, reference, runtime) as (bundle, evaluation):

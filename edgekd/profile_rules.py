@@ -11,7 +11,7 @@ from itertools import chain
 from edgekd.files import nearest
 from edgekd.types import Figure, Profile, RunnerOptions
 
-TARGETS = ("onnxrt", "tensorrt", "openvino", "onnx")
+TARGETS = ("onnxrt", "tensorrt", "openvino", "litert", "onnx")
 PRECISIONS = ("fp32", "fp16", "int8")  # of graphs
 PEAKS = (*PRECISIONS, "bf16", "fp8", "fp4", "int16", "int4")  # of units; a sparse figure is none of these
 UNITS = ("cpu", "gpu", "npu")
@@ -76,6 +76,8 @@ def _graphs(profile: Profile) -> Iterator[Finding]:
         yield Finding("precisions", "one is named twice", "name each once")
     if profile.target == "onnx" and not profile.converter:
         yield Finding("converter", "missing, though the target is onnx", "say what turns the ONNX into what runs there")
+    if profile.target == "litert" and "fp16" in profile.precisions:
+        yield Finding("precisions", "LiteRT's own form is written in fp32 and INT8, not in fp16", "leave fp16 out")
     if profile.options is not None:
         yield from _options(profile.options)
     if profile.opset not in OPSETS:

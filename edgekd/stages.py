@@ -26,7 +26,7 @@ from edgekd.compute import choose_device, keep_freed_memory, to_device
 from edgekd.device import run_bundle
 from edgekd.errors import ExportError, InputError, UsageError
 from edgekd.evaluation import EvalData, RealImages, write_eval_data
-from edgekd.export import Pixels, export, export_fp32, graph_path, passing, torch_logits
+from edgekd.export import Pixels, Source, export, export_fp32, graph_path, passing, torch_logits
 from edgekd.export.recovery import TEMPERATURE
 from edgekd.fidelity import fidelity
 from edgekd.files import parsed, plain, sweep, write_json, written
@@ -215,7 +215,10 @@ def bundled(
         teacher_sha256=teacher.sha256, write_int8=integers,
     )  # fmt: skip
     wanted, logits = (torch_logits(model, images, held_out) for model in (teacher.model, student))
-    passed = passing(graphs, graph_path(folder, "fp32"), held_out, logits, profile.target, warn)
+    if profile.target == "litert":
+        say("writing LiteRT's form as well, which takes up to a few minutes")
+    source = Source(student, images, profile.batch, generated.pool)
+    passed = passing(graphs, graph_path(folder, "fp32"), held_out, logits, profile.target, warn, source)
     prior = getattr(recipe.config, "prior", None) or "none"
     say("comparing teacher and student without data")
     found = fidelity(
@@ -243,6 +246,7 @@ def bundled(
     )
     samples: dict[str, NDArray[Any]] = {"pixels": held_out, "teacher_logits": wanted}
     samples |= {f"{precision}_logits": array for precision, array in passed.logits.items()}
+    samples |= {f"{precision}_{profile.target}_logits": array for precision, array in passed.own.items()}
     texts = {BOM: bom_text(manifest, passed.graphs)}
     return write_bundle(folder / "bundle", manifest, passed.graphs, samples, texts, passed.files)
 

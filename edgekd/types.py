@@ -119,7 +119,7 @@ class Profile:
 
     name: str  # of the file, without .toml
     summary: str  # the device in a few words; what its figures hold for behind a comma
-    target: str  # flavour of the graphs: "onnxrt", "tensorrt", "openvino", or "onnx" for a vendor's converter
+    target: str  # flavour of the graphs: "onnxrt", "tensorrt", "openvino", "litert", or "onnx" for a vendor's converter
     precisions: tuple[str, ...]  # graphs to build, of "fp32", "fp16" and "int8"
     limits: Limits  # defaults of edgekd for this class of device
     hardware: Hardware  # figures with their sources

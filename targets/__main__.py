@@ -53,8 +53,11 @@ def run(options: argparse.Namespace, say: Any) -> Dict[str, Any]:
         from . import measuring, sensors
     except ImportError as error:
         raise Refused("%s; on the device: python3 -m pip install numpy" % error, EXIT_ENVIRONMENT)
-    choice = runtimes.here(manifest["target"], options.runtime)
+    choice = runtimes.here(manifest["target"], options.runtime, manifest["files"])
     runtime = runtimes.opened(choice.runtime)
+    if options.reference and not runtimes.takes(choice.runtime, options.reference):
+        say("%s is not measured: %s does not read it" % (options.reference, runtimes.PRODUCTS[choice.runtime]))
+        options.reference = None
     say(choice.note)
     samples = np.load(os.path.join(BUNDLE, "samples.npz"), allow_pickle=False)
     pixels, teacher_logits = samples["pixels"], samples["teacher_logits"]
@@ -81,7 +84,7 @@ def run(options: argparse.Namespace, say: Any) -> Dict[str, Any]:
     for name, infer in infers.items():
         say("comparing %s" % name)
         graphs[name].update(measured["graphs"][name])
-        graphs[name].update(_compared(name, infer, samples, evaluation, np))
+        graphs[name].update(_compared(name, choice.runtime, infer, samples, evaluation, np))
     report = {
         "schema": 1,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -123,7 +126,7 @@ def _mb(path: str) -> float:
     return sum(os.path.getsize(one) for one in [path, *beside]) / 1e6
 
 
-def _compared(name: str, infer: Any, samples: Any, evaluation: Any, np: Any) -> Dict[str, Any]:
+def _compared(name: str, runtime: str, infer: Any, samples: Any, evaluation: Any, np: Any) -> Dict[str, Any]:
     """What a graph answers, against the teacher, the host's answers and labels, as far as they are there."""
     from . import harness, per_class
 
@@ -131,7 +134,9 @@ def _compared(name: str, infer: Any, samples: Any, evaluation: Any, np: Any) -> 
     logits = harness.logits_of(infer, samples["pixels"], PARITY_BATCH)
     if not np.isfinite(logits).all():
         raise Refused("%s gives NaN or Inf on this device" % name, EXIT_MEASUREMENT)
-    host = samples["%s_logits" % name] if "%s_logits" % name in samples.files else None
+    # LiteRT's graphs are not made from the ONNX ones: the host has answers of both
+    known = [key for key in ("%s_%s_logits" % (name, runtime), "%s_logits" % name) if key in samples.files]
+    host = samples[known[0]] if known else None
     found = {
         "agreement": harness.agreement(logits, teacher_logits),
         "agreement_by_class": per_class.agreement(logits, teacher_logits),

@@ -33,7 +33,7 @@ def examine(target: str) -> List[Dict[str, str]]:
         gpu(),
     ]  # the runner measures with it, whatever runs later
     found += [tensorrt(target == "tensorrt"), trtexec(target == "tensorrt")]
-    found += [openvino(target == "openvino")]
+    found += [openvino(target == "openvino"), litert(target == "litert")]
     found += [disk(), memory(), load(), governor(), power_mode(), temperature()]
     return found
 
@@ -105,6 +105,16 @@ def openvino(wanted: bool) -> Dict[str, str]:
         return finding("OpenVINO", OK, out + " (the runner uses the CPU)")
     fix = "%s -m pip install openvino" % (os.path.basename(sys.executable) or "python3") if wanted else ""
     return finding("OpenVINO", WARNING if wanted else ABSENT, "its Python package does not import", fix)
+
+
+def litert(wanted: bool) -> Dict[str, str]:
+    out = _output(
+        [sys.executable, "-c", "import ai_edge_litert.interpreter, ai_edge_litert as l; print(l.__version__)"]
+    )
+    if out is not None:
+        return finding("LiteRT", OK, out + " (the runner uses the CPU)")
+    fix = "%s -m pip install ai-edge-litert" % (os.path.basename(sys.executable) or "python3") if wanted else ""
+    return finding("LiteRT", WARNING if wanted else ABSENT, "its Python package does not import", fix)
 
 
 def trtexec_path() -> Optional[str]:

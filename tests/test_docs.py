@@ -70,6 +70,8 @@ def runnable(line: str) -> bool:
         return False
     if "--sign" in given or given[0] == "sign" or "--key" in given:
         return SIGNING and given[0] != "compress"
+    if "litert" in given:  # the example's bundle is for TensorRT, without a .tflite
+        return False
     if "openvino" in given:
         return importlib.util.find_spec("openvino") is not None
     return given[0] != "compress" or given == ["compress", "teacher.pt", "--profile", "jetson"]

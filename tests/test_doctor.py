@@ -15,8 +15,8 @@ from edgekd.__main__ import app
 from edgekd.files import data_dir
 
 PYTHONS = sorted(Path.home().glob(".pyenv/versions/3.*/bin/python"))
-LOOKED_AT = ["Python", "numpy", "onnxruntime", "GPU", "TensorRT", "trtexec", "OpenVINO", "disk", "memory", "load",
-             "clocks", "power mode", "temperature"]  # fmt: skip
+LOOKED_AT = ["Python", "numpy", "onnxruntime", "GPU", "TensorRT", "trtexec", "OpenVINO", "LiteRT", "disk", "memory",
+             "load", "clocks", "power mode", "temperature"]  # fmt: skip
 
 
 @pytest.mark.skipif(not PYTHONS, reason="no other Python under pyenv")

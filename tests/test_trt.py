@@ -442,7 +442,7 @@ def test_runtime_that_is_missing() -> None:
     assert "libnvinfer" in refused(4, runtimes.choose, "tensorrt", None, [])
     assert "onnxruntime" in refused(4, runtimes.choose, "onnxrt", None, ["trt"])
     assert "trtexec is neither" in refused(4, runtimes.choose, "tensorrt", "trtexec", ["trt"])
-    assert runtimes.here("onnxrt", None) == ("onnxrt", "")
+    assert runtimes.here("onnxrt", None, []) == ("onnxrt", "")
 
 
 def test_options_are_strict() -> None:
@@ -511,7 +511,7 @@ def ran(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_report_says_that_onnx_runtime_stood_in(bundle: Path) -> None:
-    if runtimes.here("tensorrt", None).runtime != "onnxrt":
+    if runtimes.here("tensorrt", None, []).runtime != "onnxrt":
         pytest.skip("TensorRT is on this machine")
     done = ran(bundle)
     report = json.loads((bundle / "report.json").read_text())
@@ -522,7 +522,7 @@ def test_report_says_that_onnx_runtime_stood_in(bundle: Path) -> None:
 
 
 def test_what_is_asked_for_and_missing_ends_the_run(bundle: Path) -> None:
-    if runtimes.here("tensorrt", None).runtime != "onnxrt":
+    if runtimes.here("tensorrt", None, []).runtime != "onnxrt":
         pytest.skip("TensorRT is on this machine")
     for options, said in (
         (("--runtime", "trt"), "error: --runtime trt: the Python package tensorrt does not import"),

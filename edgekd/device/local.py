@@ -13,7 +13,7 @@ from typing import Any
 from edgekd.errors import EdgekdError, EnvironmentLacking, InputError, IntegrityError, MeasurementError
 from edgekd.types import Bundle
 
-RUNTIMES = ("onnxrt", "trt", "trtexec", "openvino")  # that the runner knows
+RUNTIMES = ("onnxrt", "trt", "trtexec", "openvino", "litert")  # that the runner knows
 FAILURES: dict[int, type[EdgekdError]] = {3: InputError, 4: EnvironmentLacking, 7: IntegrityError}
 
 

@@ -80,8 +80,8 @@ def run_on(
     }
     with Link(board, config=ssh_config, stop=stop) as link:
         visit = Visit(link, out.with_name("unfinished.json"), python, say)
-        # TensorRT, trtexec or OpenVINO need no onnxruntime; a board with none of them hears so from the runner
-        other = (runtime or bundle.manifest.target) in ("tensorrt", "trt", "trtexec", "openvino")
+        # the others need no onnxruntime; a board with none of them hears so from the runner
+        other = (runtime or bundle.manifest.target) in ("tensorrt", "trt", "trtexec", "openvino", "litert")
         needed = ("numpy",) if other else ("numpy", "onnxruntime")
         rsync = visit.step(lambda: visit.greet(needed)) and has_rsync()
         folder = visit.settle(asked)

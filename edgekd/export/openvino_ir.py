@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekd.errors import ExportError
 from edgekd.export.network import Logits, Pixels
-from edgekd.export.parity import Gate, ParityError, check_parity
+from edgekd.export.parity import Gate, own_gates
 from edgekd.room import per_pass
 
 ABSENT = (
@@ -75,18 +75,6 @@ def openvino_gates(graphs: Mapping[str, Path], pixels: Pixels, torch_: Logits) -
     pixels: generated images (N, C, H, W); torch_: the network's own logits on them. A refused graph has no files.
     Raises ParityError where fp32 fails, or every graph does.
     """
-    files: list[Path] = []
-    found: dict[str, Gate] = {}
-    for precision, graph in graphs.items():
-        made = export_ir(graph, graph.with_suffix(".xml"))
-        try:
-            found[precision] = Gate(check_parity(precision, ir_logits(made[0], pixels), torch_))
-            files += made
-        except ParityError as refused:
-            if precision == "fp32" or len(graphs) == 1:
-                raise
-            found[precision] = Gate(refused.figures, refused)
-    refusals = [gate.refused for gate in found.values() if gate.refused]
-    if len(refusals) == len(graphs):
-        raise refusals[0]
-    return files, found
+    forms = {precision: export_ir(graph, graph.with_suffix(".xml")) for precision, graph in graphs.items()}
+    found = own_gates({precision: ir_logits(made[0], pixels) for precision, made in forms.items()}, torch_)
+    return [file for precision, made in forms.items() if found[precision].refused is None for file in made], found

@@ -125,5 +125,24 @@ def gates(
     return {precision: found[precision] for precision in graphs}, logits
 
 
+def own_gates(logits: Mapping[str, Logits], torch_: Logits) -> dict[str, Gate]:
+    """Precision -> gate of a runtime's own forms of the graphs, by their logits (N, K); torch_: the network's own.
+
+    Raises ParityError where fp32 fails, or every form does.
+    """
+    found: dict[str, Gate] = {}
+    for precision, answers in logits.items():
+        try:
+            found[precision] = Gate(check_parity(precision, answers, torch_))
+        except ParityError as refused:
+            if precision == "fp32":
+                raise
+            found[precision] = Gate(refused.figures, refused)
+    refusals = [gate.refused for gate in found.values() if gate.refused]
+    if len(refusals) == len(found):
+        raise refusals[0]
+    return found
+
+
 def _comparison(fp32: Path, path: Path, pixels: Pixels) -> Layers:
     return lambda: compare_layers(fp32, path, pixels[:COMPARED])

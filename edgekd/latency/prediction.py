@@ -38,7 +38,12 @@ KINDS = {
 TERMS = (*dict.fromkeys(KINDS.values()), "traffic_us_per_mb", "weights_us_per_mb", "layer_us", "other_us", "fixed_us")
 RELATIVE = ("compute", "traffic")
 COEFFICIENTS = (*TERMS, *RELATIVE, "channel_multiple")
-RUNTIMES = {"onnxrt": "onnxruntime", "tensorrt": "tensorrt", "openvino": "openvino"}  # of a profile's target
+RUNTIMES = {
+    "onnxrt": "onnxruntime",
+    "tensorrt": "tensorrt",
+    "openvino": "openvino",
+    "litert": "litert",
+}  # of a profile's target
 FARTHER = 1.5  # the interval grows by this where another precision's coefficients stand in
 
 
