@@ -22,7 +22,7 @@ from edgekd.bank import to_pixels
 from edgekd.bom import BOM, bom_text
 from edgekd.bundle import SCHEMA, read_bundle, write_bundle
 from edgekd.checkpoint import NAME, discard, mend, stoppable
-from edgekd.compute import choose_device, keep_freed_memory, to_device
+from edgekd.compute import choose_device, give_back_memory, keep_freed_memory, to_device
 from edgekd.device import run_bundle
 from edgekd.errors import ExportError, InputError, UsageError
 from edgekd.evaluation import EvalData, RealImages, write_eval_data
@@ -157,6 +157,7 @@ def distilled(
     arch = None if sizing.spec.family == "pruned" else f"edgekd:{name_of(sizing.spec)}"  # a pruned one as its graph
     save_teacher(student.cpu(), student_file, images=images, classes=teacher.classes, arch=arch)
     discard(folder)
+    give_back_memory()
     return student, np.concatenate(parts)
 
 
