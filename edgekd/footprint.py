@@ -41,6 +41,7 @@ def held_to(most_mb: float | None) -> Iterator[None]:
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
     if most_mb is not None:
+        give_back_memory()
         found = _status()
         if found is None:
             raise UsageError(

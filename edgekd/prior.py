@@ -24,7 +24,7 @@ NAMES = ("none", "procedural", "photo")  # beside them: the path of a picture
 LEAVES = 4  # shapes per collage at most
 YUV = torch.tensor([[0.299, 0.587, 0.114], [-0.147, -0.289, 0.436], [0.615, -0.515, -0.100]])  # of RGB
 CURVES, POINTS = 4, 32  # strokes per image at most, points per stroke
-DISTANCES = 2**25  # pixel to point, held in memory at once: 128 MB
+DISTANCES = 2**23  # pixel to point, held in memory at once: 34 MB
 Texture = Callable[[int, torch.Generator], Tensor]  # (n, rng) -> float (n, C, H, W) in [0, 1]
 Source = Callable[[int, torch.Generator], Tensor]  # (n, rng) -> uint8 (n, C, H, W)
 
@@ -71,7 +71,9 @@ def strokes(n: int, images: Images, rng: torch.Generator) -> Tensor:
     pixels = torch.cartesian_prod(torch.arange(h), torch.arange(w)).to(device) + 0.5
     points = (curves * size).nan_to_num(posinf=1e4).flatten(1, 2)
     few = max(1, DISTANCES // (len(pixels) * points.shape[1]))  # images at once
-    distance = torch.cat([torch.cdist(pixels, part).amin(-1) for part in points.split(few)])  # (n, H * W)
+    distance = torch.empty(n, len(pixels), device=device)  # before the large blocks: behind them it would part them
+    for into, part in zip(distance.split(few), points.split(few), strict=True):
+        torch.amin(torch.cdist(pixels, part), -1, out=into)
     width = (0.05 + 0.09 * _uniform(rng, n, 1)) * math.sqrt(h * w)
     ink = (width / 2 - distance + 0.5).clamp(0, 1) * (0.6 + 0.4 * _uniform(rng, n, 1))
     if sum(images.mean) / images.channels > 0.5:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import subprocess
 import sys
 from pathlib import Path
 
@@ -102,3 +103,40 @@ def test_limit_is_held_and_lifted() -> None:
         raise ValueError("another error passes through")
     with held_to(None):
         assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+LIMITED = """
+import sys
+from pathlib import Path
+import torch
+from edgekd.footprint import held_to, own_mb
+from edgekd.methods import distill
+from edgekd.methods.rdskd_plus import Config
+from edgekd.student import build_student
+from edgekd.types import Images, Run, StudentSpec, Teacher
+
+images = Images(1, 32, 32, (0.13,), (0.3,))
+spec = StudentSpec("lenet", 1, 3, images, tuple("0123456789"))
+wide = StudentSpec("lenet", 1, 12, images, spec.classes)
+torch.manual_seed(0)
+teacher = Teacher(build_student(wide, seed=1).eval(), images, spec.classes, "", "lenet")
+config = Config(prior="procedural", prior_images=64, rounds=1, image_steps=0, batch=4096, student_steps=1, patience=0)
+found = []
+for limit in (None, own_mb() + 330):
+    student, log = build_student(spec, seed=2), []
+    folder = Path(sys.argv[1]) / str(limit)
+    folder.mkdir()
+    run = Run(torch.device("cpu"), 0, folder, lambda phase, step, steps, **figures: log.append((phase, step)))
+    with held_to(limit):
+        distill("rdskd_plus", teacher, student, config, run)
+    found.append((student.state_dict(), [step for phase, step in log if phase == "memory"]))
+(whole, enough), (parts, halved) = found
+assert not enough and halved and halved[0] == 2048, (enough, halved)
+assert all(torch.allclose(parts[name], value, rtol=1e-4, atol=1e-5) for name, value in whole.items())
+"""
+
+
+@linux
+def test_training_within_a_limit_halves_and_ends_with_the_same_student(tmp_path: Path) -> None:
+    """In a process of its own, whose memory is not that of the tests before."""
+    subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], check=True, timeout=300)
