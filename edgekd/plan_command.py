@@ -89,7 +89,6 @@ def plan(
         )  # fmt: skip
         device = planning.device_of(asked)
         found = planning.forecast(read, device, asked, like_teacher=like_teacher, say=display.say)
-        folder = arguments.here(out) or arguments.folder(teacher, profile)
         folder.mkdir(parents=True, exist_ok=True)
         from edgekd import plots  # here: the forecast is to measure memory without it
 
