@@ -75,6 +75,7 @@ def plan(
 ) -> None:
     """What compress would do: the students it looked at, the one it would train, time and disk. Writes plan.toml."""
     with console.errors(debug=debug, as_json=as_json), console.Display(quiet, False, True, as_json) as display:
+        folder = arguments.here(out) or arguments.folder(teacher, profile)
         display.say(f"reading {teacher}")
         arguments.there(teacher)
         from edgekd import plan as planning
