@@ -163,7 +163,14 @@ def damaged(*names: str) -> Callable[[Place], Ended]:
 
 
 def bank_gone(place: Place) -> Ended:
-    place.stopped()
+    def learning(child: subprocess.Popen[str]) -> bool:  # from images that a checkpoint counts on
+        lines = faults.steps(place.folder) if place.checkpoint.exists() else []
+        if sum(line["phase"] == "student" for line in lines) < 2:
+            return False
+        child.kill()
+        return True
+
+    ended(place.call(), after=learning)
     (place.folder / "made.u8").unlink()
     return ended(place.call())
 
@@ -232,7 +239,7 @@ FAULTS = (
     Fault("a loss that is no number, once", spoilt("== 150"), 0, "learning rates times 0.3", same=False),
     Fault("a loss that is no number, every time", spoilt("> 150"), 8, "diverged 4 times", same=False),
     Fault("memory for 16 images only", injected(SOON + SHORT_OF_MEMORY), 0, "16 images at a time", same=False),
-    Fault("a generator that shows one class", injected(SOON + COLLAPSED), 0, "collapse", same=False),
+    Fault("a generator that shows one class", injected(SOON + COLLAPSED), 0, "begun anew", same=False),
     Fault("a worker of torchrun killed", worker_lost, 0, "", same=False),
 )  # fmt: skip
 
@@ -242,11 +249,10 @@ def row(fault: Fault, place: Place, whole: Path) -> tuple[str, bool]:
     end = fault.does(place)
     right = end.exit == fault.exits or (fault.exits == 0 and end.exit == 1)  # 1: a limit of the profile is missed
     right = right and fault.says in end.message
-    there = place.folder.exists()
-    halves = faults.halves(place.folder) if there else []
     if fault.exits == 7:  # as the message says
         for path in place.folder.glob("*.ckpt"):
             path.unlink()
+    halves = faults.halves(place.folder) if place.folder.exists() else []
     if fault.exits == 8:
         shutil.rmtree(place.folder)
     after, again = "", end

@@ -18,15 +18,43 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from edgekd.errors import UsageError
+from edgekd.errors import EnvironmentLacking, UsageError
 from edgekd.memory import in_parts
 from edgekd.observe import Observed
+
+LINES = ("gloo", "Gloo", "NCCL")  # what connects the processes, in the words of torch
 
 
 def meet() -> None:
     """Joins the processes that torchrun has started for this command; alone, nothing happens."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and ranks() == 1:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    of = os.environ
+    count, backend = int(of.get("WORLD_SIZE", "1")), "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if count == 1 or ranks() > 1:
+        return
+    restart = of.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restart == "0" or of.get("LOCAL_WORLD_SIZE") != of["WORLD_SIZE"]:
+        dist.init_process_group(backend)
+        return
+    # torchrun keeps one store over its restarts: the addresses of the processes that are gone are still in it
+    store = dist.TCPStore(of["MASTER_ADDR"], int(of["MASTER_PORT"]), is_master=False)  # type: ignore[attr-defined]
+    begun = dist.PrefixStore(f"edgekd restart {restart}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=begun, rank=int(of["RANK"]), world_size=count)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Raises EnvironmentLacking for what torch says when another of the processes is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if ranks() == 1 or not any(words in str(error) for words in LINES):
+            raise
+        raise EnvironmentLacking(
+            "another process of this training is gone",
+            code="E0415",
+            why=str(error).strip().splitlines()[0],
+            fix="run the same command again: it goes on from the last save; torchrun --max-restarts does so by itself",
+        ) from error
 
 
 def leave_to_the_first() -> None:

@@ -50,6 +50,8 @@ def distill(
         if phases[0] != phase:
             phases[0] = phase
             give_back_memory()
+        if phase == "collapse":
+            say(f"the generator showed hardly more than one class: begun anew with other weights ({step} of {steps})")
         run.log(phase, step, steps, **figures)
 
     def as_new() -> None:
