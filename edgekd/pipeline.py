@@ -26,7 +26,7 @@ from edgekd.lock import locked
 from edgekd.methods import METHODS, configure
 from edgekd.observe import look
 from edgekd.pace import expected_seconds, planned, seconds_per_step
-from edgekd.ranks import first, meet, one_after_the_first, ranks, together
+from edgekd.ranks import first, meet, one_after_the_first, others_there, ranks
 from edgekd.report.result import refresh_fleet, refresh_page, write_result
 from edgekd.shortlist import measured_first
 from edgekd.signing import private_key, sign_bundle
@@ -130,7 +130,7 @@ def compress(
             claim(folder, settings_of(teacher, profile, sizing, recipe, teacher_licence) | hashed)
             if not (folder / "plan.json").exists():
                 write_json(folder / "plan.json", candidates.document(found))
-        with together():
+        with others_there():
             student, pixels = distilled(teacher, sizing, recipe, folder, log, say, warn)
         bundle = bundled(
             teacher, student, pixels, sizing, profile, recipe, folder, say, warn, teacher_licence, calibration_data

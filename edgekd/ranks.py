@@ -42,7 +42,7 @@ def meet() -> None:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def others_there() -> Iterator[None]:
     """Raises EnvironmentLacking for what torch says when another of the processes is gone."""
     try:
         yield

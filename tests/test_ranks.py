@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 
 from edgekd import Images, checkpoint, compute, load_profile, losses, pipeline
-from edgekd.errors import Interrupted, UsageError
+from edgekd.errors import EnvironmentLacking, Interrupted, UsageError
 from edgekd.methods import METHODS, configure
 from edgekd.networks import ResNet
 from edgekd.observe import Observed
-from edgekd.ranks import ranks, split, sum_gradients
+from edgekd.ranks import meet, others_there, ranks, split, sum_gradients
 from edgekd.types import Run, Teacher
 
 FACTS = Images(3, 8, 8, (0.5,) * 3, (0.2,) * 3)
@@ -196,3 +196,33 @@ TASKS: tuple[Task, ...] = (one_step, without_prior, with_prior, indivisible, sto
 def test_a_stop_of_one_process_stops_all_at_the_same_step(both: Callable[[Task], list[dict[str, Tensor]]]) -> None:
     for found in both(stopped):
         assert found["step"] == 3 and found["saved"] == 3
+
+
+def met(rank: int, port: int, restart: int) -> None:
+    """A process that torchrun has started, for the first time or again."""
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": str(restart),
+    }  # fmt: skip
+    meet()
+    number = torch.tensor(float(rank + 1))
+    dist.all_reduce(number)
+    os._exit(0 if number.item() == 3.0 else 1)  # as if killed: the store keeps what it has of this process
+
+
+def test_processes_that_torchrun_starts_again_meet() -> None:
+    """Its store lives on and holds the addresses of those that are gone."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    for restart in (0, 1, 2):
+        start_processes(met, (store.port, restart), nprocs=2, start_method="fork")
+
+
+def test_a_process_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="gloo"), others_there():  # alone there is no other
+        raise RuntimeError("gloo: Connection reset by peer")
+    monkeypatch.setattr("edgekd.ranks.ranks", lambda: 2)
+    with pytest.raises(EnvironmentLacking, match="is gone") as lacking, others_there():
+        raise RuntimeError("[gloo/pair.cc] Read error: Connection reset by peer\nmore")
+    assert lacking.value.code == "E0415" and lacking.value.why.endswith("reset by peer")
+    with pytest.raises(RuntimeError, match="shape"), others_there():
+        raise RuntimeError("a shape is wrong")
