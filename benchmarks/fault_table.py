@@ -272,7 +272,7 @@ def row(fault: Fault, place: Place, whole: Path) -> tuple[str, bool]:
     told = re.sub(r"\s*\(exit \d+\)$", "", told.replace(str(place.folder), "DIR").replace("|", "\\|"))
     if not right:
         print(end, again, halves, faults.litter(place.folder), sep="\n", file=sys.stderr)
-    return f"| {fault.name} | {end.exit} | {told[:160]} | {after or 'it ended as if nothing had been'} |", right
+    return f"| {fault.name} | {end.exit} | {told[:160]} | {after or 'it went on to its end'} |", right
 
 
 def main() -> None:
