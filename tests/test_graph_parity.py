@@ -27,6 +27,7 @@ from edgekd.export import (
     scheme,
     torch_logits,
 )
+from edgekd.export.layers import against_the_standard
 from edgekd.networks import ResNet
 
 FACTS = Images(3, 16, 16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
@@ -89,8 +90,21 @@ def test_an_fp32_graph_that_is_another_network_ends_it(student: ResNet, fp32: Pa
     export_int8(fp32, tmp_path / "int8.onnx", PIXELS, scheme=scheme("onnxrt"))
     other = torch_logits(student, FACTS, PIXELS) * 1.01
     for graphs in ({"fp32": fp32, "int8": tmp_path / "int8.onnx"}, {"int8": tmp_path / "int8.onnx"}):
-        with pytest.raises(ParityError, match="fp32 graph is not the student"):
+        with pytest.raises(ParityError, match="fp32 graph is not the student") as refused:
             gates(graphs, fp32, PIXELS, other)
+        assert "the export changed it" in refused.value.why and refused.value.layers  # both compute its layers alike
+
+
+def test_where_onnx_runtime_leaves_the_standard_is_named() -> None:
+    layers = [LayerDifference(name, f"node {name}", "Conv", far, 1.0, far) for name, far in (("a", 1e-6), ("b", 0.5))]
+    error = ParityError("fp32", "a logit differs", figures={}, layers=layers)
+    assert "leaves what ONNX's reference implementation computes at Conv 'node b'" in error.why
+
+
+def test_layers_against_the_standard(fp32: Path) -> None:
+    found = against_the_standard(fp32, PIXELS[:2])
+    assert {"Conv", "Gemm"} <= {layer.operator for layer in found} and found[-1].tensor == "logits"
+    assert max(layer.relative for layer in found) < 1e-4
 
 
 def test_compress_goes_on_without_the_graph(

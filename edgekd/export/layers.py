@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 
 from edgekd.export.network import Pixels
-from edgekd.export.running import at_once, runner
+from edgekd.export.running import Tensors, at_once, runner
 
 CLAMPS = ("Relu", "Clip")  # left out by onnxruntime where integers have their range; what is before gets their name
 
@@ -59,6 +60,36 @@ def compare_layers(reference: Path, other: Path, pixels: Pixels) -> list[LayerDi
     pairs = _pairs(one, two)
     of_one = runner(one, list(dict.fromkeys(pair.tensor for pair in pairs)))
     of_two = runner(two, list(dict.fromkeys(pair.counterpart for pair in pairs)))
+    return _compared(pairs, of_one, of_two, pixels)
+
+
+def against_the_standard(graph: Path, pixels: Pixels) -> list[LayerDifference]:
+    """Every tensor of an fp32 graph as ONNX Runtime computes it, against ONNX's own reference implementation.
+
+    That one is written to be right and is slow: a few images. What both compute alike and torch does not was lost in
+    the export.
+    """
+    model = onnx.load(graph)
+    pairs = _pairs(model, model)
+    names = list(dict.fromkeys(pair.tensor for pair in pairs))
+    told = onnx.ModelProto()
+    told.CopyFrom(model)
+    known = {output.name for output in told.graph.output}
+    told.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    entry = told.graph.input[0]
+    kind = onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
+    standard = ReferenceEvaluator(told)
+
+    def run(part: Pixels) -> Tensors:
+        found = standard.run(names, {entry.name: part.astype(kind)})
+        return {name: np.asarray(array, np.float32) for name, array in zip(names, found, strict=True)}
+
+    return _compared(pairs, run, runner(model, names), pixels)
+
+
+def _compared(
+    pairs: list[_Pair], of_one: Callable[[Pixels], Tensors], of_two: Callable[[Pixels], Tensors], pixels: Pixels
+) -> list[LayerDifference]:
     first, second = of_one(pixels[:1]), of_two(pixels[:1])
     pairs = [pair for pair in pairs if first[pair.tensor].shape == second[pair.counterpart].shape]
     sums = [_Sums() for _ in pairs]
