@@ -28,7 +28,7 @@ from edgekd.stages import images_kept, samples_kept
 from edgekd.types import Cost, Images, Limits, Prediction, Profile, Search, Teacher
 
 SCHEMA = 1
-PROBE_S = 3.0  # seconds that timing a few steps may take
+PROBE_S, MEMORY_S = 3.0, 6.0  # seconds that timing a few steps may take, and measuring their memory
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def forecast(
     say("measuring the memory of a few steps")
     memory = {
         "afterwards": afterwards_mb(teacher, whole, found.chosen.cost, images_kept(teacher.images)),
-        "training": training_mb(method, config, teacher, spec, plan.seed, within_s=PROBE_S),
+        "training": training_mb(method, config, teacher, spec, plan.seed, within_s=MEMORY_S),
     }
     return Forecast(
         search=found,
