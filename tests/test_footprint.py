@@ -31,13 +31,13 @@ def test_highest_is_that_since_the_last_call() -> None:
     highest_mb()
     before = own_mb()
     assert before is not None
-    block = np.ones(40_000_000, np.uint8)
-    assert own_mb() == pytest.approx(before + 40, abs=5)
+    block = np.ones(200_000_000, np.uint8)
+    assert own_mb() == pytest.approx(before + 200, abs=50)
     del block
-    highest = highest_mb()
-    assert highest is not None and highest >= before + 35
-    after = highest_mb()
-    assert after is not None and after < before + 20
+    give_back_memory()  # or the heap keeps it
+    highest, after = highest_mb(), highest_mb()
+    assert highest is not None and highest >= before + 150
+    assert after is not None and after < highest - 100
 
 
 @linux
