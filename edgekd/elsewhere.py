@@ -100,6 +100,8 @@ class Elsewhere:
         say(f"bringing {len(found)} files of {self.url} to {self.folder}")
         for name in (*(n for n in found if n != MARK), *(n for n in found if n == MARK)):
             to = self.folder / name
+            if not to.resolve().is_relative_to(self.folder.resolve()):  # a store's names may be anything
+                raise _unreachable(self.url, ValueError(f"{name!r} would lie outside of {self.folder}"))
             to.parent.mkdir(parents=True, exist_ok=True)
             with written(to) as temporary:
                 self._reached(partial(self.system.get_file, f"{self.path}/{name}", str(temporary)))

@@ -24,7 +24,7 @@ from edgekd.types import Cost, StudentSpec, Teacher
 PROC = Path("/proc/self")
 NAMES = ("VmHWM", "VmData", "RssAnon", "RssFile", "RssShmem")
 HALF = 0.5  # of the images of the one probe, in the other
-# fitted by benchmarks/memory.py, 10**6 bytes: what exporting needs beside the networks, and a runner
+# 10**6 bytes, seen on small networks and held against more by benchmarks/memory.py: what exporting needs, and a runner
 EXPORTER, RUNNER = 70.0, 70.0
 # copies: of a network's weights, where a graph of it is written, and in a session of the runner; of the images kept
 WRITTEN, RUN, KEPT = 4.0, 2.0, 2.0

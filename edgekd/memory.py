@@ -29,7 +29,7 @@ from edgekd.observe import Observed, joined
 T = TypeVar("T")
 WORDS = (  # of torch, cuBLAS and cuDNN, C++ and ONNX Runtime
     "out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED", "bad_alloc", "bad allocation",
-    "Failed to allocate memory", "could not create a primitive",
+    "Failed to allocate memory",
 )  # fmt: skip
 
 

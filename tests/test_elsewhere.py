@@ -140,3 +140,10 @@ def test_refused(url: str, code: str, tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises((UsageError, EnvironmentLacking)) as refused, folder_of(url, tmp_path, nothing, nothing):
         pass
     assert refused.value.code == code and not list(tmp_path.iterdir())
+
+
+def test_names_that_lead_out_of_the_folder(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Elsewhere, "_names", lambda self: ["../escaped"])
+    with pytest.raises(EnvironmentLacking, match="no way to") as refused:
+        Elsewhere(store).fetch(lambda line: None)
+    assert "outside" in refused.value.why and not Path("escaped").exists()
