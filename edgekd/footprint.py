@@ -24,6 +24,7 @@ from edgekd.types import Cost, StudentSpec, Teacher
 PROC = Path("/proc/self")
 NAMES = ("VmHWM", "VmData", "RssAnon", "RssFile", "RssShmem")
 HALF = 0.5  # of the images of the one probe, in the other
+STEPS = 2  # of a probe: after the first one the optimisers have their states
 # 10**6 bytes, seen on small networks and held against more by benchmarks/memory.py: what exporting needs, and a runner
 EXPORTER, RUNNER = 70.0, 70.0
 # copies: of a network's weights, where a graph of it is written, and in a session of the runner; of the images kept
@@ -114,10 +115,10 @@ def training_mb(
     give_back_memory()
     if highest_mb() is None:
         return None
-    large = share_within(teacher, config, within_s)
+    large = share_within(teacher, config, within_s, STEPS)
     found = []
     for wanted in (large * HALF, large):
-        short, share = at_share(config, teacher, wanted)
+        short, share = at_share(config, teacher, wanted, STEPS)
         found.append((share, _peaks(method, short, teacher, spec, seed)))
     (half, few), (whole, many) = found
     return max(extrapolated(half, few.get(phase, mb), whole, mb) for phase, mb in many.items())

@@ -13,8 +13,7 @@ import torch
 
 from edgekd.compute import choose_device, keep_freed_memory, to_device
 from edgekd.methods import distill, scaled
-from edgekd.methods.rdskd_plus import CHUNK, CHUNK_NUMBERS
-from edgekd.room import numbers
+from edgekd.room import WATCHED, numbers, per_drawing, per_pass
 from edgekd.student import first_student
 from edgekd.types import Log, Run, StudentSpec, Teacher
 
@@ -76,13 +75,15 @@ def _short(config: Any, steps: int) -> Any:
     return dataclasses.replace(config, **short)
 
 
-def at_share(config: Any, teacher: Teacher, share: float) -> tuple[Any, float]:
-    """Settings for FEW steps of a share of each batch's images, two at least, and the share that came of it."""
+def at_share(config: Any, teacher: Teacher, share: float, steps: int = FEW) -> tuple[Any, float]:
+    """Settings for few steps of a share of each batch's images, two at least, and the share that came of it."""
     batches = {name: max(2, 2 * round(share * images / 2)) for name, images in _batches(config).items()}
-    short = dataclasses.replace(_short(config, FEW), **batches)
+    short = dataclasses.replace(_short(config, steps), **batches)
     if hasattr(short, "prior_images"):  # a chunk, and a part of one whose time counts
-        chunk = max(1, min(CHUNK, CHUNK_NUMBERS // numbers(teacher.images)))
-        short = dataclasses.replace(short, prior_images=chunk + max(1, chunk // 4))
+        once = numbers(teacher.images)
+        chunk = per_drawing(once)
+        held_out = min(short.held_out or WATCHED, per_pass(once))  # as many as memory has at a time
+        short = dataclasses.replace(short, prior_images=chunk + max(1, chunk // 4), held_out=held_out)
     return short, batches["batch"] / config.batch
 
 
@@ -91,7 +92,7 @@ def _batches(config: Any) -> dict[str, int]:
     return {name: value for name, value in vars(config).items() if name.endswith("batch")}
 
 
-def share_within(teacher: Teacher, config: Any, within_s: float) -> float:
+def share_within(teacher: Teacher, config: Any, within_s: float, steps: int = FEW) -> float:
     """The share of each batch with which a probe keeps its time: one pass of the teacher is timed and multiplied.
 
     It leaves LEAST images in each batch.
@@ -106,7 +107,7 @@ def share_within(teacher: Teacher, config: Any, within_s: float) -> float:
             model(x).sum().item()
         times.append(time.perf_counter() - start)
     batches = _batches(config).values()
-    in_time = within_s / (PASSES * sum(batches) * FEW * times[-1] / LEAST)
+    in_time = within_s / (PASSES * sum(batches) * steps * times[-1] / LEAST)
     return min(1.0, max(in_time, LEAST / min(batches)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from edgekd.types import Images
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from edgekd.methods.rdskd_plus import Config
 
 LARGEST, LARGEST_MB = 100_000, 2_000  # of each bank: images, and 10**6 bytes
+WATCHED, FEWEST, WATCHED_NUMBERS = 512, 64, 16_000_000  # images held out: most, fewest, and numbers that they have
+CHUNK, CHUNK_NUMBERS = 1_000, 4_000_000  # of a prior drawn at once: images, and numbers that they have
 PASS, PASS_NUMBERS = 256, 2_000_000  # images at once through a network that keeps nothing, and numbers that they have
 
 
@@ -47,3 +50,19 @@ def per_pass(numbers_of_one: int) -> int:
     What it holds of them is a few dozen times the images: 256 photographs of 224 pixels would take several GB.
     """
     return max(1, min(PASS, PASS_NUMBERS // numbers_of_one))
+
+
+def watched_images(images: Images) -> int:
+    """On how many images held out a training watches its agreement: of large ones fewer, each costs two networks."""
+    return max(FEWEST, min(WATCHED, WATCHED_NUMBERS // numbers(images)))
+
+
+def per_drawing(numbers_of_one: int) -> int:
+    """How many images of so many numbers a prior draws at once, 1 to CHUNK."""
+    return max(1, min(CHUNK, CHUNK_NUMBERS // numbers_of_one))
+
+
+def parts(n: int, most: int) -> Iterator[int]:
+    """n as numbers of `most`, and the rest."""
+    for begin in range(0, n, most):
+        yield min(most, n - begin)

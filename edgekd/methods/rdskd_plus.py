@@ -7,7 +7,7 @@ pixel (DeepInversion, CVPR 2020). All stay in a bank and are replayed, warped an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from edgekd.generator import Pixels, images_from, new_generator
 from edgekd.grid import write_grid
 from edgekd.observe import Observed, look, share_maps
 from edgekd.prior import Source, open_prior
-from edgekd.room import LARGEST_MB, capacities, numbers, spare
+from edgekd.room import LARGEST_MB, capacities, numbers, parts, per_drawing, per_pass, spare, watched_images
 from edgekd.types import Run, Sampler, Teacher
 
 
@@ -56,7 +56,8 @@ class Config:
     student_lr: float | None = None  # at its highest; one cycle; None: 4e-3 for adam, 0.1 for sgd
     temperature: float = 4.0  # of the distillation loss
     warp: float | None = None  # strength of turning, scaling, shifting; 0: none; None: 1 for colour
-    patience: int = 4  # rounds without a gain in agreement on images held out, after which the end is near; 0: none
+    held_out: int | None = None  # images on which agreement is watched; None: 512, of large ones fewer
+    patience: int = 4  # rounds without a gain in that agreement, after which the end is near; 0: none
     mixed: float | None = None  # share of the steps with images blended in pairs; None: all for colour
     features: float | None = None  # on feature maps of the teacher's shape, if it ends so; None: 1 in short trainings
 
@@ -67,10 +68,9 @@ BUDGETS: Mapping[str, Config] = {
     "best": Config(student_steps=64_000),
 }
 SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
-HELD_OUT, FLAT = 512, 0.002  # images on which agreement is watched; a smaller gain is none
+FLAT, UNSEEN = 0.002, 10_000  # a smaller gain in agreement is none; the seeds of a training and of its images held out
 SHORT = 2_000  # student steps up to which the teacher's feature maps lead; later they hold back (benchmarks/NOTES.md)
 SETTLED = 50  # steps of a generator before it is judged
-CHUNK, CHUNK_NUMBERS = 1_000, 4_000_000  # of the prior drawn at once: images, and numbers that they have
 
 
 def derived(config: Config, teacher: Teacher) -> Config:
@@ -105,6 +105,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
         image_batch=min(config.image_batch, most),
         rounds=rounds,
         image_steps=steps,
+        held_out=watched_images(facts) if config.held_out is None else max(1, config.held_out),
         batch_norm=config.batch_norm if statistics else 0.0,
         made_share=(0.5 if prior == "none" else 0.25) if config.made_share is None else config.made_share,
         warp=float(colour) if config.warp is None else config.warp,
@@ -146,9 +147,14 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 return normalised(source(n, pens), facts)
             return images_from(maker, torch.randn(n, config.latent, generator=rng, device=run.device))
 
+    def held_out() -> Iterator[Tensor]:
+        """Of a prior the same each time: what changes is the student."""
+        eyes = torch.Generator(run.device).manual_seed(run.seed + UNSEEN)
+        for n in parts(config.held_out or 1, per_pass(numbers(facts))):
+            yield normalised(source(n, eyes), facts) if source else sample(n)
+
     while source and given.added < drawn:
-        chunk = max(1, min(CHUNK, CHUNK_NUMBERS // numbers(facts), drawn - given.added))
-        pixels = source(chunk, pens)
+        pixels = source(min(per_drawing(numbers(facts)), drawn - given.added), pens)
         given.add_pixels(pixels, answers_of(teacher.model, normalised(pixels, facts)))
         run.log("prior", given.added, drawn)
         checkpoint.keep(at)
@@ -193,7 +199,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         if at["image"] < image_steps:
             continue
         if len(at["agreements"]) == round_:  # on images of a generator, or strokes, that the student has not seen
-            at["agreements"].append(_agreement(teacher.model, student, sample(HELD_OUT)))
+            at["agreements"].append(_agreement(teacher.model, student, held_out()))
             at["rounds"] = _rounds(config.patience, at["agreements"], rounds, at["rounds"])
             run.log("held out", round_ + 1, at["rounds"], agreement=at["agreements"][-1])
             if ranks.first():
@@ -229,12 +235,9 @@ def _maker(
     if source:
         blank = torch.zeros(config.image_batch, facts.channels, facts.height, facts.width, device=run.device)
         return Pixels(blank)
-    seed = (
-        1_000 * run.seed + round_ + 200 * renewals
-    )  # one generator per round: what one of them cannot show, another may
-    return new_generator(
-        facts, latent=config.latent, width=config.generator_width, seed=seed, device=run.device
-    ).train()
+    seed = 1_000 * run.seed + round_ + 200 * renewals  # one per round: what one of them cannot show, another may
+    latent, width = config.latent, config.generator_width
+    return new_generator(facts, latent=latent, width=width, seed=seed, device=run.device).train()
 
 
 def _collapsed(step: int, steps: int, logits: Tensor, renewals: int) -> bool:
@@ -273,17 +276,16 @@ def _lesson(
     if config.warp:
         x = warped(x, rng, strength=config.warp, mirror=x.shape[1] == 3)
     share = config.mixed or 0.0
-    mix = (step + 1) * share % 1 < share  # evenly spread over the steps
-    if mix:
+    if mix := (step + 1) * share % 1 < share:  # evenly spread over the steps
         x = mixed_up(x, rng)
     return x, None if config.warp or mix else known
 
 
 @torch.no_grad()
-def _agreement(teacher: nn.Module, student: nn.Module, x: Tensor) -> float:
+def _agreement(teacher: nn.Module, student: nn.Module, batches: Iterable[Tensor]) -> float:
     """How often both choose the same class of images (N, C, H, W), in [0, 1]; the student in eval mode."""
     student.eval()
-    same = answers_of(student, x).argmax(dim=1) == answers_of(teacher, x).argmax(dim=1)
+    same = torch.cat([answers_of(student, x).argmax(dim=1) == answers_of(teacher, x).argmax(dim=1) for x in batches])
     student.train()
     return same.float().mean().item()
 
