@@ -54,9 +54,9 @@ CASES = {
         ("--student", "resnet:2x32", "--precision", "fp32", *FEW, *PRIOR, *OF_32),
         (3, 64, 64), 1000,
     ),
-    "resnet18 at 224": Case("torchvision:resnet18", ("--student", "mobilenetv2:0.35", *FEW, *SMALL), classes=1000),
+    "resnet18 at 224": Case("torchvision:resnet18", ("--student", "mobilenetv2:0.35", "--latency", "30ms", *FEW, *SMALL), classes=1000),
     "vgg11_bn at 224": Case(  # 133 M parameters
-        "torchvision:vgg11_bn", ("--student", "mobilenetv2:0.35", "--precision", "fp32", *FEW, *SMALL), classes=1000
+        "torchvision:vgg11_bn", ("--student", "mobilenetv2:0.35", "--latency", "30ms", "--precision", "fp32", *FEW, *SMALL), classes=1000
     ),
 }  # fmt: skip
 
