@@ -4,6 +4,8 @@
 
 The teacher is one of demo.py, on scanned digits. A run is killed up to twenty times before it may end; half of the
 runs save every second instead of every eight, so that more of them go on from a checkpoint. One JSON line per run.
+lost_s: seconds of work that each kill cost, from the last checkpoint or finished stage, or the end of the start-up
+where that is later, to the kill.
 """
 
 from __future__ import annotations
@@ -49,18 +51,19 @@ def stage(folder: Path) -> str:
 def one_run(teacher: Path, reference: Path, folder: Path, rng: random.Random, every_s: float) -> dict[str, object]:
     """Kills a run up to CHAIN times at random moments, lets it end, and compares."""
     shutil.rmtree(folder, ignore_errors=True)
-    first = faults.EVERY.format(every_s)
+    first, begun = faults.EVERY.format(every_s) + faults.BEGUN, folder.parent / "begun"
+    os.environ["EDGEKD_BEGUN"] = str(begun)
     kills, halves, lost = list[str](), list[str](), list[float]()
     while len(kills) < CHAIN:
-        begun = time.time()
+        begun.unlink(missing_ok=True)
         end = faults.ended(
             faults.command(teacher, folder, *OPTIONS, first=first), after=faults.kill_after(rng.uniform(0.5, LONGEST_S))
         )
         if not end.killed:
             break
-        safe = max(begun, faults.newest_s(folder)) if folder.exists() else begun
+        now = time.time()
         kills.append(stage(folder) if folder.exists() else "reading")
-        lost.append(round(time.time() - safe, 1))
+        lost.append(round(now - max(begun.stat().st_mtime, faults.newest_s(folder)), 1) if begun.exists() else 0.0)
         halves += faults.halves(folder) if folder.exists() else []
     else:
         end = faults.ended(faults.command(teacher, folder, *OPTIONS, first=first))
@@ -70,7 +73,7 @@ def one_run(teacher: Path, reference: Path, folder: Path, rng: random.Random, ev
         "torch": torch.__version__,
         "every_s": every_s,
         "kills": kills,
-        "since_safe_s": lost,
+        "lost_s": lost,
         "halves": halves,
         "exit": end.exit,
         "same": whole and faults.same(folder, reference),

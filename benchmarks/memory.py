@@ -43,6 +43,7 @@ class Case:
     classes: int = 10
 
 
+LARGE = ("--student", "mobilenetv2:0.35", "--latency", "30ms")
 SMALL = ("--set", "batch=8", "--set", "image_batch=8", "--set", "prior_images=64", "--set", "rounds=1")
 CASES = {
     "digits": Case("", ("--student", "resnet:1x8", *FEW)),
@@ -54,9 +55,9 @@ CASES = {
         ("--student", "resnet:2x32", "--precision", "fp32", *FEW, *PRIOR, *OF_32),
         (3, 64, 64), 1000,
     ),
-    "resnet18 at 224": Case("torchvision:resnet18", ("--student", "mobilenetv2:0.35", "--latency", "30ms", *FEW, *SMALL), classes=1000),
+    "resnet18 at 224": Case("torchvision:resnet18", (*LARGE, *FEW, *SMALL), classes=1000),
     "vgg11_bn at 224": Case(  # 133 M parameters
-        "torchvision:vgg11_bn", ("--student", "mobilenetv2:0.35", "--latency", "30ms", "--precision", "fp32", *FEW, *SMALL), classes=1000
+        "torchvision:vgg11_bn", (*LARGE, "--precision", "fp32", *FEW, *SMALL), classes=1000
     ),
 }  # fmt: skip
 

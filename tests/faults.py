@@ -42,6 +42,14 @@ def watched(loss):
 import edgekd.compute as compute
 compute.watched = watched
 """
+BEGUN = """
+import os, pathlib, edgekd.pipeline as p
+was = p.claim
+def claim(*given, **named):
+    was(*given, **named)
+    pathlib.Path(os.environ["EDGEKD_BEGUN"]).touch()
+p.claim = claim
+"""  # touches a file when the start-up is over: the teacher is read and the folder is ours
 MAIN = "import sys; from edgekd.__main__ import app; sys.exit(app())"
 
 
@@ -198,10 +206,7 @@ def steps(folder: Path) -> list[dict[str, Any]]:
 
 
 def newest_s(folder: Path) -> float:
-    """The wall clock when the last piece of work became safe: a checkpoint, or the result of a stage."""
-    bundle = folder / "bundle"
-    kept = [p for p in (folder, bundle) if p.is_dir()]
-    files = [
-        p for of in kept for p in of.iterdir() if p.is_file() and p.suffix in (".json", ".ckpt", ".npz", ".pt", ".onnx")
-    ]
-    return max((p.stat().st_mtime for p in files), default=0.0)
+    """The wall clock when the last piece of work became safe: a checkpoint, or the last file of a stage; 0: nothing."""
+    ends = ("student.pt", "bundle", "teacher.onnx", "bundle/report.json", "report.html", "result.json")
+    files = [folder / name for name in (NAME, previous(Path(NAME)).name, *ends)]
+    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
