@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 from torch import nn
 
 from edgekd.evaluation import RealImages
-from edgekd.export import AGREEMENT, Pixels, Scheme, onnx_logits, torch_logits
-from edgekd.export.calibration import IMAGES, WITHIN_S, Calibrated, agreement, balanced, calibrate, count_for
+from edgekd.export import Pixels, Scheme, onnx_logits, torch_logits
+from edgekd.export.calibration import IMAGES, WITHIN_S, Calibrated, balanced, calibrate, count_for
 from edgekd.export.int8 import save
+from edgekd.export.parity import measured, shut
 from edgekd.export.recovery import TEMPERATURE, Lessons, Recovered, recover
 from edgekd.export.recovery import WITHIN_S as TUNED_WITHIN_S
 from edgekd.files import plain
@@ -69,11 +71,12 @@ class Integers:
     def _recover(
         self, fp32: Path, path: Path, scheme: Scheme, found: Calibrated, calibration: Pixels, facts: Images
     ) -> None:
-        answers = torch_logits(self.student, facts, self.images.samples).argmax(1)
-        reached = agreement(onnx_logits(path, self.images.samples), answers)
-        if reached is None or reached >= AGREEMENT["int8"]:  # NaN is no matter of rounding
+        samples = self.images.samples
+        reached = measured(onnx_logits(path, samples), torch_logits(self.student, facts, samples))
+        problem = shut("int8", reached)
+        if not problem or not math.isfinite(reached["agreement"]):  # NaN is no matter of rounding
             return
-        self.say(f"INT8 agrees on {reached:.1%}, {AGREEMENT['int8']:.1%} is asked: correcting biases, tuning weights")
+        self.say(f"the INT8 graph: {problem}. Correcting biases, tuning weights")
         pool = self.images.pool
         networks = {"student": self.student, "teacher": self.teacher.model}
         targets = {name: torch_logits(network, facts, pool) for name, network in networks.items()}

@@ -19,15 +19,18 @@ from edgekd.export import (
     AGREEMENT,
     Gate,
     LayerDifference,
+    Logits,
     ParityError,
     export_fp32,
     export_int8,
     gates,
+    parity,
     recovery,
     scheme,
     torch_logits,
 )
 from edgekd.export.layers import against_the_standard
+from edgekd.export.parity import leads, measured, shut
 from edgekd.networks import ResNet
 
 FACTS = Images(3, 16, 16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
@@ -80,10 +83,53 @@ def test_a_spoilt_graph_is_refused_at_its_layer(student: ResNet, fp32: Path, tmp
     assert [layer["relative"] for layer in document["worst_layers"]] == sorted(
         (layer["relative"] for layer in document["worst_layers"]), reverse=True
     )
-    assert found["fp32"].document().keys() == {"max_abs", "relative", "agreement", "images"}
+    shares = {"agreement", "decided", "agreement_decided"}
+    assert found["fp32"].document().keys() == {"max_abs", "relative", "images"} | shares
     with pytest.raises(ParityError) as alone:  # nothing would be left
         gates({"int8": tmp_path / "bad.onnx"}, fp32, PIXELS, torch_)
     assert alone.value.layers and f"at Conv {layer!r}" in alone.value.why
+
+
+def test_leads_by_hand() -> None:
+    logits = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.45, 0.45], [0.9, 0.05, 0.05]], np.float32)) + 7
+    assert leads(logits) == pytest.approx([0.2, 0.0, 0.85], abs=1e-6)
+
+
+def undecided(of: int, turned: int, wrong: int) -> tuple[Logits, Logits]:
+    """(graph, torch) of 1,000 images: on `of` torch is as good as even, of which `turned` turn over; `wrong` others."""
+    torch_ = np.tile(np.array([4, 0, 0], np.float32), (1_000, 1))
+    torch_[:of] = [0.01, 0, -9]
+    graph = torch_.copy()
+    graph[:turned] = [0, 0.01, -9]
+    graph[of : of + wrong] = [0, 4, 0]
+    return graph, torch_
+
+
+@pytest.mark.parametrize(
+    ("of", "turned", "wrong", "opens"),
+    [
+        (0, 0, 20, True),  # 98 % of all
+        (0, 0, 21, False),
+        (100, 60, 9, True),  # 99 % of the decided
+        (100, 60, 10, False),
+        (501, 60, 0, False),  # too few are decided
+        (500, 60, 5, True),
+    ],
+)
+def test_answers_that_were_even_may_turn_over_in_int8(of: int, turned: int, wrong: int, opens: bool) -> None:
+    figures = measured(*undecided(of, turned, wrong))
+    assert figures["agreement"] == pytest.approx(1 - (turned + wrong) / 1_000)
+    assert figures["decided"] == 1 - of / 1_000
+    assert figures["agreement_decided"] == pytest.approx(1 - wrong / (1_000 - of))
+    assert (shut("int8", figures) == "") is opens
+    assert shut("fp16", figures).endswith("99.5% is asked")
+    assert not some_of("Parity", {"int8": figures})
+
+
+def test_none_decided_and_no_numbers() -> None:
+    even = np.zeros((4, 3), np.float32)
+    assert measured(even, even)["decided"] == 0.0 and shut("int8", measured(even, even)) == ""
+    assert shut("int8", measured(even * np.nan, even)) == "it gives NaN or Inf"
 
 
 def test_an_fp32_graph_that_is_another_network_ends_it(student: ResNet, fp32: Path, tmp_path: Path) -> None:
@@ -116,6 +162,7 @@ def test_compress_goes_on_without_the_graph(
         "settings": {"batch": 32, "latent": 8, "generator_width": 8, "generator_steps": 2, "student_steps": 4},
     }
     monkeypatch.setitem(AGREEMENT, "int8", 1.01)  # no graph reaches it
+    monkeypatch.setattr(parity, "DECIDED", 1.01)
     monkeypatch.setattr(recovery, "MOST", recovery.FEWEST)
     teacher, profile = load_teacher(teacher_file), load_profile("cpu")
     warned: list[str] = []
