@@ -20,6 +20,7 @@ from torch import nn
 from edgekd.agreement import Expected, expected_accuracy
 from edgekd.export import Logits, Pixels, torch_logits
 from edgekd.prior import Source, collages, coloured_noise, open_prior, strokes
+from edgekd.room import numbers, parts, per_drawing
 from edgekd.types import Images
 
 MOST = 500  # images of every set but the held-out ones
@@ -91,7 +92,7 @@ def fidelity(
     rng = torch.Generator().manual_seed(APART + seed)
     few, (name, source) = held_out[: min(MOST, max(1, len(held_out) // 2))], other_source(prior, images)
     made = {
-        "other": source(len(few), rng).contiguous().numpy(),
+        "other": np.concatenate([source(n, rng).numpy() for n in parts(len(few), per_drawing(numbers(images)))]),
         "noise": noisy(few, rng),
         "shift": shifted(few, rng),
         "contrast": contrasted(few, rng),

@@ -36,6 +36,7 @@ from edgekd.lock import unwritable
 from edgekd.methods import distill
 from edgekd.provenance import made_with, provenance
 from edgekd.report.reading import read_report
+from edgekd.room import PASS, numbers, parts, per_pass
 from edgekd.student import first_student, name_of
 from edgekd.teacher import load_teacher, save_teacher
 from edgekd.training_log import TrainingLog
@@ -145,20 +146,20 @@ def distilled(
     with stoppable():
         run = Run(device, recipe.seed, folder, logged)
         sampler = distill(recipe.method, teacher_there, student, recipe.config, run, say)
-    count = images_kept(images)
-    parts = [to_pixels(sampler(min(256, count - at)), images).cpu().numpy() for at in range(0, count, 256)]
+    once = per_pass(numbers(images))
+    pixels = np.concatenate([to_pixels(sampler(n), images).cpu().numpy() for n in parts(images_kept(images), once)])
     ranks.leave_to_the_first()
     with written(images_file) as temporary, open(temporary, "wb") as handle:
-        np.savez(handle, pixels=np.concatenate(parts))
+        np.savez(handle, pixels=pixels)
     teacher.model.cpu()
     if not (folder / "images.png").exists():  # a method that makes its images in rounds shows them as it goes
-        labels = torch_logits(teacher.model, images, parts[0]).argmax(1)
-        write_grid(parts[0], labels, folder / "images.png")
+        labels = torch_logits(teacher.model, images, pixels[:PASS]).argmax(1)
+        write_grid(pixels[:PASS], labels, folder / "images.png")
     arch = None if sizing.spec.family == "pruned" else f"edgekd:{name_of(sizing.spec)}"  # a pruned one as its graph
     save_teacher(student.cpu(), student_file, images=images, classes=teacher.classes, arch=arch)
     discard(folder)
     give_back_memory()
-    return student, np.concatenate(parts)
+    return student, pixels
 
 
 def samples_kept(images: Images) -> int:

@@ -21,7 +21,7 @@ from .setting import (
 )
 
 BUNDLE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PARITY_BATCH = 32
+PARITY_BATCH, PARITY_NUMBERS = 32, 2000000  # images compared at once, and numbers that they have: boards are small
 MOST_MINUTES = 24 * 60
 
 
@@ -131,7 +131,8 @@ def _compared(name: str, runtime: str, infer: Any, samples: Any, evaluation: Any
     from . import harness, per_class
 
     teacher_logits = samples["teacher_logits"]
-    logits = harness.logits_of(infer, samples["pixels"], PARITY_BATCH)
+    once = max(1, min(PARITY_BATCH, PARITY_NUMBERS // samples["pixels"][0].size))
+    logits = harness.logits_of(infer, samples["pixels"], once)
     if not np.isfinite(logits).all():
         raise Refused("%s gives NaN or Inf on this device" % name, EXIT_MEASUREMENT)
     # LiteRT's graphs are not made from the ONNX ones: the host has answers of both
@@ -146,7 +147,7 @@ def _compared(name: str, runtime: str, infer: Any, samples: Any, evaluation: Any
     }
     if evaluation is not None:
         images, labels = evaluation
-        answers = harness.logits_of(infer, images, PARITY_BATCH)
+        answers = harness.logits_of(infer, images, once)
         found.update(accuracy=harness.accuracy(answers, labels), evaluation=per_class.evaluation(answers, labels))
     return found
 
