@@ -267,7 +267,7 @@ def row(fault: Fault, place: Place, whole: Path) -> tuple[str, bool]:
             (f"{after}; " if after else "") + ("same student" if equal else "ANOTHER STUDENT"),
         )
     shown = [line.strip() for line in end.message.splitlines()]
-    marks = ("error", "warning", "numbers are", "out of memory", "collapse")
+    marks = ("error", "warning", "numbers are", "out of memory", "collapse", "the generator showed")
     told = next((line for line in shown if line.startswith(marks)), "-")
     told = re.sub(r"\s*\(exit \d+\)$", "", told.replace(str(place.folder), "DIR").replace("|", "\\|"))
     if not right:

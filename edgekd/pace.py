@@ -22,6 +22,7 @@ PHASES = {  # which phase of the log the steps of a field are
     "image_steps": "images",
     "synthesis_steps": "images",
     "joint_steps": "joint",
+    "lesson_steps": "lessons",
     "student_steps": "student",
 }
 PROBE = 12  # steps of each phase that are timed, the first one left out
@@ -70,7 +71,7 @@ def distilled_briefly(method: str, config: Any, teacher: Teacher, spec: StudentS
 
 def _short(config: Any, steps: int) -> Any:
     """The settings with so many steps of each phase, in one round."""
-    short = {name: steps for name in vars(config) if name.endswith("_steps")}
+    short = {name: steps for name, of in vars(config).items() if name.endswith("_steps") and of != 0}
     short |= {name: few for name, few in (("rounds", 1), ("prior_images", 2_000)) if hasattr(config, name)}
     return dataclasses.replace(config, **short)
 
@@ -116,7 +117,7 @@ def expected_seconds(config: Any, speed: Mapping[str, float]) -> tuple[float, fl
     fixed = RESERVE_S + getattr(config, "prior_images", 0) * speed.get("prior", 0.0)
     joint = speed.get("joint", 0.0)  # methods with one loop log all of it as this
     steps = {name: value for name, value in vars(config).items() if name in PHASES}
-    return fixed, sum(value * speed.get(PHASES[name], joint) for name, value in steps.items())
+    return fixed, sum((value or 0) * speed.get(PHASES[name], joint) for name, value in steps.items())
 
 
 def planned(method: str, config: Any, minutes: float, speed: Mapping[str, float], keep: Mapping[str, Any]) -> Any:

@@ -22,7 +22,7 @@ from edgekd.methods.rdskd_plus import Config as RdskdPlus
 from edgekd.pace import expected_seconds, planned, seconds_per_step
 from edgekd.pipeline import gentle
 from edgekd.profile import adjusted, load_profile
-from edgekd.room import capacities, numbers, spare
+from edgekd.room import capacities, numbers
 from edgekd.sizing import search
 from edgekd.stages import images_kept, samples_kept
 from edgekd.types import Cost, Images, Limits, Prediction, Profile, Search, Teacher
@@ -125,7 +125,7 @@ def disk_mb(config: Any, teacher: Teacher, of_teacher: Cost, of_student: Cost, p
 def bank_images(config: Any, images: Images) -> int:
     """How many images a method keeps while it trains."""
     if isinstance(config, RdskdPlus):
-        return sum(capacities(config, images)) + spare(config, images)
+        return sum(map(sum, capacities(config, images).values()))
     steps: int = getattr(config, "synthesis_steps", None) or 0  # images that are optimised are kept
     return steps * int(config.batch)
 

@@ -16,16 +16,24 @@ CHUNK, CHUNK_NUMBERS = 1_000, 4_000_000  # of a prior drawn at once: images, and
 PASS, PASS_NUMBERS = 256, 2_000_000  # images at once through a network that keeps nothing, and numbers that they have
 
 
-def capacities(config: Config, images: Images) -> tuple[int, int]:
-    """How many images the banks of the prior and of the made ones have room for. config: a derived one."""
+def capacities(config: Config, images: Images) -> dict[str, tuple[int, int]]:
+    """Bank -> (images that it has room for, further slots where it is going to overflow; see Bank).
+
+    Of the prior, of the made images and of the lessons. config: a derived one.
+    """
     drawn = 0 if config.prior == "none" else config.prior_images or 0
-    return max(1, drawn), max(1, min(_most(images), _images_made(config)))
+    made, lessons = _images_made(config), (config.lesson_steps or 0) * config.batch
+    return {
+        "prior": (max(1, drawn), 0),
+        "made": _held(made, config.image_batch, images),
+        "lessons": _held(lessons, config.batch, images),
+    }
 
 
-def spare(config: Config, images: Images) -> int:
-    """Further slots of the bank of made images where it is going to overflow; see Bank. config: a derived one."""
-    overflows = _images_made(config) > _most(images)
-    return max(_most(images) // 4, 4 * config.image_batch) if overflows else 0
+def _held(wanted: int, added: int, images: Images) -> tuple[int, int]:
+    """Of a bank that gets `wanted` images, `added` at a time."""
+    most = _most(images)
+    return max(1, min(most, wanted)), max(most // 4, 4 * added) if wanted > most else 0
 
 
 def _images_made(config: Config) -> int:

@@ -34,6 +34,10 @@ TINY: dict[str, dict[str, Any]] = {
         "prior": "procedural", "prior_images": 40, "rounds": 3, "image_steps": 9, "image_batch": 8,
         "batch": 16, "student_steps": 9,
     },
+    "rdskd_plus lessons": {
+        "prior": "procedural", "prior_images": 40, "rounds": 3, "image_steps": 9, "image_batch": 8,
+        "batch": 16, "lesson_steps": 6, "student_steps": 9, "warp": 1.0, "mixed": 0.5, "features": 0.0,
+    },
     "rdskd_plus none": {
         "prior": "none", "rounds": 3, "image_steps": 9, "image_batch": 16, "latent": 8, "generator_width": 8,
         "batch": 16, "student_steps": 9,
@@ -48,6 +52,7 @@ PHASES = {  # of the log, in order
     "dfad": ("joint",),
     "fast": ("images", "images", "student", "images", "student"),
     "rdskd_plus": ("prior", "images", "student", "images", "student"),
+    "rdskd_plus lessons": ("prior", "images", "lessons", "student", "images", "lessons", "student"),
     "rdskd_plus none": ("images", "student", "images", "student"),
 }
 

@@ -11,6 +11,7 @@ import torch
 
 from edgekd import Images, losses
 from edgekd.compute import one_cycle
+from edgekd.early_stop import rounds_left
 from edgekd.methods import configure, rdskd_plus
 from edgekd.methods.rdskd_plus import Config
 from edgekd.networks import LeNet, ResNet
@@ -46,6 +47,8 @@ def test_prior_follows_from_the_images(teacher: Teacher) -> None:
         assert config.prior == prior
         assert config.image_steps == 0 and config.batch_norm == 0  # a LeNet has no statistics to refine towards
         assert (config.warp, config.mixed) == ((1.0, 1.0) if channels == 3 else (0.0, 0.0))
+        assert config.lesson_steps == (1_000 if channels == 3 else 0)  # what is not changed keeps its logits anyway
+    assert configure("rdskd_plus", "fast", {"lesson_steps": 0}, other).lesson_steps == 0
 
 
 def test_banks_of_large_images_stay_within_their_bytes(teacher: Teacher) -> None:
@@ -100,13 +103,29 @@ def test_cycle_rises_and_falls() -> None:
 
 
 def test_flat_agreement_brings_the_end_near() -> None:
-    rounds = rdskd_plus._rounds
+    rounds = rounds_left
     rising = [0.1 * k for k in range(1, 9)]
     assert rounds(3, rising, 20, 20) == 20
     assert rounds(3, [*rising, 0.8, 0.8, 0.801], 20, 20) == 11 + 4
     assert rounds(3, [*rising, 0.8, 0.8, 0.81], 20, 20) == 20  # a gain
     assert rounds(3, [*rising, 0.8, 0.8, 0.8, 0.8], 20, 15) == 15  # never later than decided
     assert rounds(0, [0.5] * 10, 20, 20) == 20  # switched off
+
+
+def test_lessons_are_labelled_once(teacher: Teacher, tmp_path: Path) -> None:
+    seen = list[int]()
+    hook = teacher.model.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    labelled, phases = dict[int, int](), dict[int, list[str]]()
+    try:
+        for lessons in (0, 6):
+            seen.clear()
+            lines, _ = run(teacher, tmp_path / str(lessons), prior="procedural", warp=1.0, mixed=0.5, features=0.0,
+                           student_steps=30, lesson_steps=lessons)  # fmt: skip
+            labelled[lessons], phases[lessons] = sum(seen), [phase for phase, *_ in lines]
+    finally:
+        hook.remove()
+    assert labelled[0] - labelled[6] == (30 - 6) * SMALL["batch"]
+    assert "lessons" in phases[6] and "lessons" not in phases[0]
 
 
 def test_flat_run_ends_early(teacher: Teacher, tmp_path: Path) -> None:
@@ -134,8 +153,11 @@ def test_feature_maps_lead_trainings_that_are_short_as_planned(
     for short, expected in ((4, 4), (3, 0)):
         seen.clear()
         monkeypatch.setattr(rdskd_plus, "SHORT", short)
-        config = Config(rounds=1, image_steps=2, image_batch=4, batch=4, student_steps=4)
+        config = Config(rounds=1, image_steps=2, image_batch=4, batch=4, student_steps=4, warp=1.0, lesson_steps=2)
         student = ResNet(facts, len(teacher.classes), depth=1, width=16, large_stem=False)
         (folder := tmp_path / str(short)).mkdir()
-        rdskd_plus.distill(teacher, student, config, Run(torch.device("cpu"), 0, folder, lambda *_, **__: None))
+        phases = set[str]()
+        log = lambda phase, *_, phases=phases, **__: phases.add(phase)  # noqa: E731
+        rdskd_plus.distill(teacher, student, config, Run(torch.device("cpu"), 0, folder, log))
         assert len(seen) == expected
+        assert ("lessons" in phases) is not bool(expected)  # feature maps want each step's images labelled anew

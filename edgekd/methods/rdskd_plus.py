@@ -7,9 +7,8 @@ pixel (DeepInversion, CVPR 2020). All stay in a bank and are replayed, warped an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +19,13 @@ from edgekd.augment import mixed_up, warped
 from edgekd.bank import Bank, normalised
 from edgekd.checkpoint import Checkpoint
 from edgekd.compute import RATES, answers_of, descend, log_student, logits_of, one_cycle, student_optimizer
+from edgekd.early_stop import agreement, rounds_left
 from edgekd.errors import UsageError
 from edgekd.generator import Pixels, images_from, new_generator
 from edgekd.grid import write_grid
 from edgekd.observe import Observed, look, share_maps
 from edgekd.prior import Source, open_prior
-from edgekd.room import LARGEST_MB, capacities, numbers, parts, per_drawing, per_pass, spare, watched_images
+from edgekd.room import LARGEST_MB, capacities, numbers, parts, per_drawing, per_pass, watched_images
 from edgekd.types import Run, Sampler, Teacher
 
 
@@ -49,6 +49,7 @@ class Config:
     batch_norm: float = 1.0  # the teacher's statistics, where it has any
     adversarial: float = 1.0  # images on which the student errs, after a third of the rounds
     increments: bool = True  # the exponential rule; without it plain sums
+    lesson_steps: int | None = None  # batches labelled beforehand, each shown again; 0: every step labels its own
     student_steps: int = 4_000
     batch: int = 256  # images per student step; of more than 64 pixels a side, 64 at most
     made_share: float | None = None  # of a student's batch from the made images; None: 0.25 beside a prior, else 0.5
@@ -68,7 +69,8 @@ BUDGETS: Mapping[str, Config] = {
     "best": Config(student_steps=64_000),
 }
 SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
-FLAT, UNSEEN = 0.002, 10_000  # a smaller gain in agreement is none; the seeds of a training and of its images held out
+UNSEEN = 10_000  # between the seeds of a training and of its images held out
+SHOWN = 4  # times that the student sees a lesson, about; each of its own costs the teacher as much as itself
 SHORT = 2_000  # student steps up to which the teacher's feature maps lead; later they hold back (benchmarks/NOTES.md)
 SETTLED = 50  # steps of a generator before it is judged
 
@@ -97,6 +99,8 @@ def derived(config: Config, teacher: Teacher) -> Config:
         raise UsageError(f"no optimizer {config.optimizer!r}", code="E0225", fix=f"one of {', '.join(RATES)}")
     most = 64 if max(facts.height, facts.width) > 64 else config.batch + config.image_batch
     colour = facts.channels > 1  # drawn strokes and generated digits gain nothing, and the teacher's logits stay true
+    warp, mixed = (float(colour) if given is None else given for given in (config.warp, config.mixed))
+    lessons = config.student_steps // SHOWN * bool(warp or mixed)
     return replace(
         config,
         prior=prior,
@@ -108,8 +112,9 @@ def derived(config: Config, teacher: Teacher) -> Config:
         held_out=watched_images(facts) if config.held_out is None else max(1, config.held_out),
         batch_norm=config.batch_norm if statistics else 0.0,
         made_share=(0.5 if prior == "none" else 0.25) if config.made_share is None else config.made_share,
-        warp=float(colour) if config.warp is None else config.warp,
-        mixed=float(colour) if config.mixed is None else config.mixed,
+        warp=warp,
+        mixed=mixed,
+        lesson_steps=lessons if config.lesson_steps is None else config.lesson_steps,
     )
 
 
@@ -125,10 +130,9 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     pens = torch.Generator(run.device).manual_seed(run.seed)  # of the prior
     source = open_prior(config.prior or "none", facts)
     student_steps = config.student_steps // rounds
-    room = capacities(config, facts)
-    given, made = (
-        Bank(run.folder / name, facts, capacity=most, classes=classes, spare=more, device=run.device)
-        for name, most, more in (("prior.u8", room[0], 0), ("made.u8", room[1], spare(config, facts)))
+    given, made, lessons = (
+        Bank(run.folder / f"{name}.u8", facts, capacity=most, classes=classes, spare=more, device=run.device)
+        for name, (most, more) in capacities(config, facts).items()
     )
     maker = _maker(source, config, teacher, run, round_=0)
     optim_m = torch.optim.Adam(maker.parameters(), config.image_lr if source else config.generator_lr, (0.5, 0.999))
@@ -136,10 +140,11 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     student_lr = optim_s.param_groups[0]["lr"]
     checkpoint = Checkpoint(
         run.folder / "distillation.ckpt",
-        rng=rng, pens=pens, given=given, made=made, maker=maker, optim_m=optim_m, student=student, optim_s=optim_s,
+        rng=rng, pens=pens, given=given, made=made, lessons=lessons,
+        maker=maker, optim_m=optim_m, student=student, optim_s=optim_s,
     )  # fmt: skip
-    begin: dict[str, Any] = {"round": 0, "image": 0, "student": 0, "references": {}, "agreements": [], "renewals": 0}
-    at = checkpoint.restore(begin | {"rounds": rounds})
+    start = {"image": 0, "lesson": 0, "student": 0, "renewals": 0}  # of a round
+    at = checkpoint.restore({"round": 0, "rounds": rounds, "references": {}, "agreements": [], **start})
 
     def sample(n: int) -> Tensor:
         with torch.no_grad():
@@ -161,6 +166,13 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
 
     features = float(config.student_steps <= SHORT) if config.features is None else config.features  # steps as planned
     alike = features > 0 and share_maps(teacher, student)
+    lesson_steps = 0 if alike else (config.lesson_steps or 0) // rounds  # feature maps are not kept
+
+    def lesson(step: int) -> tuple[Tensor, Tensor | None]:
+        fresh = config.batch - (replayed if len(made) else 0)
+        first = given.sample(fresh, rng, balanced=True) if source else (sample(fresh), None)
+        return _lesson(config, step, first, made, rng)
+
     student.train()
     while (round_ := at["round"]) < at["rounds"]:
         for step in range(at["image"], image_steps):
@@ -199,17 +211,22 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         if at["image"] < image_steps:
             continue
         if len(at["agreements"]) == round_:  # on images of a generator, or strokes, that the student has not seen
-            at["agreements"].append(_agreement(teacher.model, student, held_out()))
-            at["rounds"] = _rounds(config.patience, at["agreements"], rounds, at["rounds"])
+            at["agreements"].append(agreement(teacher.model, student, held_out()))
+            at["rounds"] = rounds_left(config.patience, at["agreements"], rounds, at["rounds"])
             run.log("held out", round_ + 1, at["rounds"], agreement=at["agreements"][-1])
             if ranks.first():
                 write_grid(*(made if len(made) else given).latest(512), run.folder / "images.png")
+        for step in range(at["lesson"], lesson_steps):
+            x, _ = lesson(step)
+            lessons.add(x, answers_of(teacher.model, x))
+            if step % 20 == 0 or step == lesson_steps - 1:
+                run.log("lessons", round_ * lesson_steps + step + 1, at["rounds"] * lesson_steps)
+            at["lesson"] = step + 1
+            checkpoint.keep(at)
         of = at["rounds"] * student_steps
         for step in range(at["student"], student_steps):
             optim_s.param_groups[0]["lr"] = student_lr * one_cycle((round_ * student_steps + step) / of)
-            fresh = config.batch - (replayed if len(made) else 0)
-            first = given.sample(fresh, rng, balanced=True) if source else (sample(fresh), None)
-            x, known = _lesson(config, step, first, made, rng)
+            x, known = lessons.sample(config.batch, rng) if lesson_steps else lesson(step)
             seen, wanted = (Observed(), Observed()) if alike else (None, None)
             with torch.no_grad():
                 target = logits_of(teacher.model, x, wanted) if known is None or alike else known
@@ -221,7 +238,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             log_student(run, round_ * student_steps + step, of, loss=loss, guess=guess, target=target)
             at["student"] = step + 1
             checkpoint.keep(at)
-        at |= {"round": round_ + 1, "image": 0, "student": 0, "renewals": 0}
+        at |= {"round": round_ + 1, **start}
     student.eval()
     maker.eval()
     return sample
@@ -279,22 +296,3 @@ def _lesson(
     if mix := (step + 1) * share % 1 < share:  # evenly spread over the steps
         x = mixed_up(x, rng)
     return x, None if config.warp or mix else known
-
-
-@torch.no_grad()
-def _agreement(teacher: nn.Module, student: nn.Module, batches: Iterable[Tensor]) -> float:
-    """How often both choose the same class of images (N, C, H, W), in [0, 1]; the student in eval mode."""
-    student.eval()
-    same = torch.cat([answers_of(student, x).argmax(dim=1) == answers_of(teacher, x).argmax(dim=1) for x in batches])
-    student.train()
-    return same.float().mean().item()
-
-
-def _rounds(patience: int, agreements: list[float], planned: int, now: int) -> int:
-    """How many rounds there are: once the agreement was flat for `patience` of them, a fifth of the planned follow.
-
-    The last ones are always learnt, at a falling rate: stopping at a high rate would waste what was learnt.
-    """
-    last, before = agreements[-patience:], agreements[:-patience]
-    flat = patience and before and max(last) < max(before) + FLAT
-    return min(now, len(agreements) + planned // 5) if flat else now
