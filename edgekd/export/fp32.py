@@ -58,21 +58,29 @@ def export_fp32(
             )
         assert program is not None
         graph = program.model_proto
+        del program  # it has another copy of the weights
         if opset < DYNAMO_OPSET:
             lower(graph, opset)
-        tidy(graph)
-        onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # both exporters raise many kinds; all mean the same to the user
-        raise ExportError(
-            f"the network cannot be written as ONNX opset {opset}",
-            code="E0610",
-            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
-            fix="choose a profile with another opset, or another --student",
-        ) from error
+        raise _refused(opset, error) from error
+    tidy(graph)
     sums = {"weights_sha256": weights_sha256(model), "teacher_sha256": teacher_sha256}
     describe(graph, images, classes, kind="uint8" if uint8 else "float32", **sums)
     with written(path) as temporary:
         onnx.save_model(graph, temporary)
+        try:
+            onnx.checker.check_model(str(temporary), full_check=True)  # of the file: half the memory
+        except Exception as error:
+            raise _refused(opset, error) from error
+
+
+def _refused(opset: int, error: Exception) -> ExportError:
+    return ExportError(
+        f"the network cannot be written as ONNX opset {opset}",
+        code="E0610",
+        why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+        fix="choose a profile with another opset, or another --student",
+    )
 
 
 @contextmanager

@@ -30,9 +30,9 @@ def tidy(graph: onnx.ModelProto) -> None:
     The exporter notes source files and lines at every node; IR versions before 10 have no place for that.
     """
     used = {name for node in graph.graph.node for name in node.input} | {o.name for o in graph.graph.output}
-    kept = [tensor for tensor in graph.graph.initializer if tensor.name in used]
-    del graph.graph.initializer[:]
-    graph.graph.initializer.extend(kept)
+    for place in reversed(range(len(graph.graph.initializer))):  # extending a list anew would copy every weight
+        if graph.graph.initializer[place].name not in used:
+            del graph.graph.initializer[place]
     for node in graph.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
