@@ -19,20 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import demo
+import flowers
 import mnist
 import numpy as np
+import svhn_mini
 import torch
-import torch.nn.functional as F
 from record import compress, lines
 from teachers import images_of, joined, labelled
 
 import edgekd
-from edgekd import Images, save_teacher
-from edgekd.networks import ResNet
+from edgekd import save_teacher
 from edgekd.student import build_student, named
 
 RESNET_INPUT = ("--input", "3x32x32", "--mean", ".485,.456,.406", "--std", ".229,.224,.225")
-SVHN_EPOCHS, SVHN_BATCH = 80, 64
 
 
 @dataclass(frozen=True)
@@ -88,33 +87,6 @@ def prepare_digits(data: Path, teachers: Path, folder: Path) -> None:
     os.replace(folder / "digits-test.npz", folder / "test.npz")
 
 
-def prepare_svhn_mini(data: Path, teachers: Path, folder: Path) -> None:
-    """A ResNet-8 on the 554 training digits, shifted, and inverted since house numbers are as often dark as bright."""
-    with np.load(data / "svhn_mini.npz", allow_pickle=False) as arrays:
-        pixels, labels = arrays["train_images"], torch.from_numpy(arrays["train_labels"]).long()
-        np.savez(folder / "test.npz", images=arrays["test_images"], labels=arrays["test_labels"])
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    facts = Images(3, 32, 32, tuple(x.mean(dim=(0, 2, 3)).tolist()), tuple(x.std(dim=(0, 2, 3)).tolist()))
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (facts.mean, facts.std))
-    torch.manual_seed(0)
-    model = ResNet(facts, 10, depth=1, width=16, large_stem=False).train()
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    steps = SVHN_EPOCHS * (len(x) // SVHN_BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.1, total_steps=steps)
-    for _ in range(SVHN_EPOCHS):
-        for batch in torch.randperm(len(x))[: len(x) // SVHN_BATCH * SVHN_BATCH].view(-1, SVHN_BATCH):
-            right, down = torch.randint(0, 5, (2,)).tolist()
-            images = F.pad(x[batch], (2, 2, 2, 2), mode="replicate")[..., down : down + 32, right : right + 32]
-            inverted = torch.rand(SVHN_BATCH, 1, 1, 1) < 0.5
-            images = torch.where(inverted, 1 - images, images)
-            loss = F.cross_entropy(model((images - mean) / std), labels[batch])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-    save_teacher(model.eval(), folder / "teacher.pt", images=facts, classes=[str(digit) for digit in range(10)])
-
-
 def trained(title: str, teacher: str, student: str, *data: str) -> Pair:
     """A pair whose teacher benchmarks/gpu.py trains; `--teachers` is then its output folder."""
     prepare = partial(prepare_trained, teacher=teacher)
@@ -158,7 +130,14 @@ PAIRS: dict[str, Pair] = {
     ),
     "digits": Pair("digits 8x8, ResNet-8 -> a plain network", ("teacher.pt",), "cnn:8", (), prepare_digits),
     "svhn_mini": Pair(  # a sanity check: 486 test digits tell a working student from a broken one, no more
-        "ResNet-8 -> ResNet-8 of half its width", ("teacher.pt",), "resnet:1x8", ("svhn_mini.npz",), prepare_svhn_mini
+        "ResNet-8 -> ResNet-8 of half its width", ("teacher.pt",), "resnet:1x8", ("svhn_mini.npz",), svhn_mini.prepare
+    ),
+    "flowers": Pair(
+        "ResNet-18 at 224 pixels -> pruned to a quarter of its MACs",
+        ("resnet18.pt", "--arch", "torchvision:resnet18"),
+        "pruned:0.25",
+        ("flowers.zip",),
+        flowers.prepare,
     ),
     "svhn": trained("WRN40-2 -> WRN16-1", "svhn-wrn40-2", "wrn16-1", "svhn.npz"),  # the full set: bring your own
     "cifar10-resnet20": Pair(

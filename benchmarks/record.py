@@ -16,7 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+
+from edgekd.export.running import onnx_logits
 
 POINTS = 50  # of a learning curve in the results
 LEARNING = ("student", "joint")  # phases of a log in which the student learns
@@ -52,6 +55,7 @@ def compress(
         "top1": {name: graph["accuracy"] for name, graph in measured["graphs"].items()},
         "evaluated": measured["evaluated"],
         "agreement_generated": measured["graphs"]["fp32"]["agreement"],
+        "agreement_test": agreement_test((folder / result["bundle"]).parent),
         "parameters": {"teacher": sizing["teacher"]["parameters"], "student": sizing["student"]["parameters"]},
         "p50_ms": {name: graph["latency_ms"]["p50"] for name, graph in measured["graphs"].items()},
         "latency_valid": measured["valid"],
@@ -66,6 +70,16 @@ def compress(
     with open(out, "a", encoding="utf-8") as handle:
         handle.write(json.dumps(line) + "\n")
     return line
+
+
+def agreement_test(folder: Path) -> float | None:
+    """On what share of the evaluation data the teacher's graph and the student's name the same class."""
+    pixels, graphs = folder / "evaluation.npz", [folder / "teacher.onnx", folder / "student.fp32.onnx"]
+    if not all(path.is_file() for path in (pixels, *graphs)):
+        return None
+    with np.load(pixels, allow_pickle=False) as kept:
+        teacher, student = (onnx_logits(graph, kept["images"]).argmax(1) for graph in graphs)
+    return round(float((teacher == student).mean()), 4)
 
 
 def run(command: list[str], folder: Path) -> tuple[str, float]:
