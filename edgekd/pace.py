@@ -30,6 +30,8 @@ FEW, LEAST = 4, 8  # steps of a probe with a time of its own, and images in each
 PASSES = 6  # of a batch through the teacher that one step costs at most: forward, gradient of the images, the student
 RESERVE_S = 30.0  # for the graphs, their check and the measurement
 SHARES = 0.005, 20.0  # of the longest budget: what can be planned
+PROBE_S, PROBE_SHARE = 5.0, 0.02  # of a probe before a training of so many minutes, at least, and of their time
+PRIOR_SHARE = 0.2  # of the user's minutes at most for drawing and labelling a prior
 
 
 def seconds_per_step(
@@ -37,15 +39,16 @@ def seconds_per_step(
 ) -> dict[str, float]:
     """Seconds per step of each phase, from a dozen steps of a fresh student on the real teacher. Leaves no files.
 
-    within_s: about how long this may take, 2 s or more. Fewer steps then, of fewer images, and the seconds are scaled
-    up by the images left out.
+    within_s: about how long this may take, 2 s or more. Where a dozen steps take longer, fewer of them, of fewer
+    images, and the seconds are scaled up by the images left out.
     """
     stamps = dict[str, list[tuple[float, int]]]()
     share = 1.0
     if within_s is None:
         short = _short(config, PROBE)
     else:
-        short, share = at_share(config, teacher, share_within(teacher, config, within_s))
+        steps = PROBE if share_within(teacher, config, within_s, PROBE) == 1 else FEW
+        short, share = at_share(config, teacher, share_within(teacher, config, within_s, steps), steps)
 
     def log(phase: str, step: int, steps: int, **figures: float) -> None:
         stamps.setdefault(phase, []).append((time.perf_counter(), step))
@@ -112,9 +115,14 @@ def share_within(teacher: Teacher, config: Any, within_s: float, steps: int = FE
     return min(1.0, max(in_time, LEAST / min(batches)))
 
 
+def probe_seconds(minutes: float) -> float:
+    """About how long timing a few steps may take before a training of so many minutes."""
+    return max(PROBE_S, PROBE_SHARE * 60 * minutes)
+
+
 def expected_seconds(config: Any, speed: Mapping[str, float]) -> tuple[float, float]:
     """(seconds that do not depend on the steps, seconds of all steps) of a training with these settings."""
-    fixed = RESERVE_S + getattr(config, "prior_images", 0) * speed.get("prior", 0.0)
+    fixed = RESERVE_S + (getattr(config, "prior_images", None) or 0) * speed.get("prior", 0.0)
     joint = speed.get("joint", 0.0)  # methods with one loop log all of it as this
     steps = {name: value for name, value in vars(config).items() if name in PHASES}
     return fixed, sum((value or 0) * speed.get(PHASES[name], joint) for name, value in steps.items())
@@ -123,8 +131,12 @@ def expected_seconds(config: Any, speed: Mapping[str, float]) -> tuple[float, fl
 def planned(method: str, config: Any, minutes: float, speed: Mapping[str, float], keep: Mapping[str, Any]) -> Any:
     """The same settings with every number of steps scaled so that the whole takes `minutes`; those in `keep` stay.
 
-    Too few minutes give the fewest steps that can be planned, 0.5 % of the given ones.
+    Too few minutes give the fewest steps that can be planned, 0.5 % of the given ones. A prior whose images would take
+    more than PRIOR_SHARE of the minutes gets fewer.
     """
+    per_image, drawn = speed.get("prior", 0.0), getattr(config, "prior_images", None) or 0
+    if per_image * drawn > PRIOR_SHARE * 60 * minutes and "prior_images" not in keep:
+        config = dataclasses.replace(config, prior_images=max(1, int(PRIOR_SHARE * 60 * minutes / per_image)))
     fixed, variable = expected_seconds(config, speed)
     share = min(max((60 * minutes - fixed) / max(variable, 1e-9), SHARES[0]), SHARES[1])
     chosen = dataclasses.replace(config, **{n: v for n, v in scaled(config, share).items() if n not in keep})

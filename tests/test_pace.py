@@ -31,6 +31,16 @@ def test_steps_fill_the_minutes_and_kept_ones_stay() -> None:
     assert least.student_steps == 5 and least.rounds == 1
 
 
+def test_a_slow_prior_gets_fewer_images() -> None:
+    config = Config(prior_images=10_000, rounds=12, image_steps=100, student_steps=1_000)
+    slow = SPEED | {"prior": 0.1}
+    chosen = planned("rdskd_plus", config, 10, slow, {})
+    assert chosen.prior_images == pytest.approx(0.2 * 600 / 0.1, abs=1)
+    assert sum(expected_seconds(chosen, slow)) == pytest.approx(600, abs=0.2)
+    assert planned("rdskd_plus", config, 10, slow, {"prior_images": 10_000}).prior_images == 10_000
+    assert planned("rdskd_plus", config, 10, SPEED, {}).prior_images == 10_000
+
+
 @pytest.mark.parametrize("method", ["rdskd_plus", "rdskd", "dafl", "fast"])
 def test_probe_times_every_phase(method: str, teacher: Teacher) -> None:
     config = configure(method, "fast", {}, teacher)
