@@ -267,6 +267,7 @@ def referenced(teacher: Teacher, profile: Profile, folder: Path, say: Callable[[
     """The teacher's graph, for measuring only, outside the bundle. None, and said, where it has no ONNX form."""
     path = folder / "teacher.onnx"
     if not path.exists():
+        give_back_memory()
         try:
             export_fp32(teacher.model, teacher.images, teacher.classes, path, opset=max(18, profile.opset))
         except ExportError as error:
@@ -286,6 +287,7 @@ def measured(
             say("measured already")
             return report
     say("measuring on this machine")
+    give_back_memory()  # the runner's comes on top of it
     evaluation = None
     if eval_data is not None:
         evaluation = folder / "evaluation.npz"
