@@ -20,6 +20,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,18 +123,24 @@ def compared(folder: Path, runtimes: tuple[str, ...], *, quick: bool) -> dict[st
 
 
 def exported(
-    network: str, pixels: int, folder: Path, runtimes: tuple[str, ...]
+    network: str, pixels: int, folder: Path, runtimes: tuple[str, ...], *, weight_bits: int = 8
 ) -> tuple[dict[str, Path], NDArray[np.float32]]:
-    """(precision -> ONNX file with the runtimes' own forms beside it, float32 images (COMPARED, 3, H, W) of 0..255)."""
+    """(precision -> ONNX file with the runtimes' own forms beside it, float32 images (COMPARED, 3, H, W) of 0..255).
+
+    weight_bits: of the INT8 graph.
+    """
     images = Images(3, pixels, pixels, (0.5,) * 3, (0.25,) * 3)
     spec = named(network, images, CLASSES)
     assert spec is not None
-    own = folder / network.replace(":", "-")
+    own = folder / f"{network.replace(':', '-')}-{weight_bits}"
     own.mkdir()
+    profile = load_profile("cpu")
+    assert profile.runtime is not None
+    profile = replace(profile, runtime=replace(profile.runtime, int8_weight_bits=weight_bits))
     squares = np.random.default_rng(0).integers(0, 256, (COMPARED, 3, 8, 8), dtype=np.uint8)
     drawn = np.kron(squares, np.ones((pixels // 8, pixels // 8), np.uint8))  # 8x8 squares: noise looks all alike
     model = sane(build_student(spec, seed=0), normalised(torch.from_numpy(drawn[:64]), images))
-    files = export(model, images, CLASSES, load_profile("cpu"), drawn[:64], own)
+    files = export(model, images, CLASSES, profile, drawn[:64], own)
     if "openvino" in runtimes:
         for graph in files.values():
             export_ir(graph, graph.with_suffix(FORMS["openvino"]))

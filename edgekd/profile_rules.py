@@ -98,6 +98,8 @@ def _graphs(profile: Profile) -> Iterator[Finding]:
         for key, value, least in (("opset_max", runtime.opset_max, OPSETS.start), ("ir_max", runtime.ir_max, 3)):
             if value is not None and not least <= value <= 99:
                 yield Finding(f"runtime.{key}", f"{value} is no version", f"{least} or more, or leave it out")
+        if runtime.int8_weight_bits not in (7, 8):
+            yield Finding("runtime.int8_weight_bits", f"{runtime.int8_weight_bits} bits cannot be written", "7 or 8")
     for key, reasons in (("pays", profile.pays), ("slower", profile.slower)):
         for precision in reasons:
             yield from _one_of(key, precision, PEAKS)

@@ -77,6 +77,7 @@ class Runtime:
     opset_max: int | None = None  # newest ONNX opset; not set: not known
     ir_max: int | None = None  # newest ONNX IR version; not set: not known
     source: str = ""  # where opset_max and ir_max can be read
+    int8_weight_bits: int = 8  # of INT8 graphs; 7 on x86 without VNNI, whose fast kernels overflow on 8
 
 
 @dataclass(frozen=True)

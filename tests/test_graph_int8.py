@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ import pytest
 import torch
 from onnx import NodeProto, numpy_helper
 
-from edgekd import Images
-from edgekd.export import export_fp32, export_int8, lint, onnx_logits, scheme
-from edgekd.export.int8 import TENSORRT, TENSORRT_8, UNSIGNED
+from edgekd import Images, load_profile
+from edgekd.export import export, export_fp32, export_int8, lint, onnx_logits, scheme
+from edgekd.export.int8 import REDUCED, TENSORRT, TENSORRT_8, UNSIGNED
 from edgekd.export.ranges import METHODS
 from edgekd.networks import ResNet
 
@@ -53,8 +54,25 @@ class Graph:
 
 def test_which_scheme() -> None:
     assert scheme("onnxrt") is scheme("onnx") is UNSIGNED
+    assert scheme("onnxrt", weight_bits=7) is scheme("openvino") is REDUCED
     assert scheme("tensorrt", (8, 2, 1)) is scheme("tensorrt", (8, 6)) is TENSORRT_8
     assert scheme("tensorrt", (10, 3)) is scheme("tensorrt", (11,)) is scheme("tensorrt") is TENSORRT
+
+
+def test_weights_of_seven_bits(fp32: Path, tmp_path: Path) -> None:
+    """Two products with uint8 activations then fit into 16 bits: 2 * 255 * 64 < 2**15."""
+    board = load_profile("cpu")
+    assert board.runtime is not None
+    for bits, most in ((7, 64), (8, 127)):
+        runtime = dataclasses.replace(board.runtime, int8_weight_bits=bits)
+        folder = tmp_path / str(bits)
+        folder.mkdir()
+        model = ResNet(FACTS, 5, depth=1, width=8, large_stem=False).eval()
+        files = export(model, FACTS, list("abcde"), dataclasses.replace(board, runtime=runtime), PIXELS, folder)
+        weights = [
+            array for array in Graph(files["int8"]).constants.values() if array.dtype == np.int8 and array.ndim == 4
+        ]
+        assert weights and max(int(np.abs(array.astype(int)).max()) for array in weights) == most
 
 
 @pytest.mark.parametrize("version", ["8.2", "10.3"])

@@ -159,6 +159,7 @@ REFUSED = [
     (("opset = 18", "opset = 20"), "E0332", "opset_max"),
     (("ir_max = 9", "ir_max = 7"), "E0332", "IR 8"),
     (("opset_max = 19", "opset_max = 3"), "E0332", "opset"),
+    (("opset_max = 19", "int8_weight_bits = 6"), "E0332", "int8_weight_bits"),
     (('device_class = "sbc"', 'device_class = "sbcs"'), "E0332", "'sbc'"),
     (('device_class = "sbc"', "align = 12"), "E0332", "align"),
     (('device_class = "sbc"', 'python = "three"'), "E0332", "python"),

@@ -50,7 +50,8 @@ def export(
     if "fp16" in paths:
         export_fp16(paths["fp32"], paths["fp16"], calibration[:RANGED])
     if "int8" in paths:
-        wanted = scheme(profile.target, parsed(runtime_of(profile).version))
+        runtime = runtime_of(profile)
+        wanted = scheme(profile.target, parsed(runtime.version), weight_bits=runtime.int8_weight_bits)
         if write_int8 is None:
             export_int8(paths["fp32"], paths["int8"], calibration, scheme=wanted)
         else:

@@ -44,25 +44,28 @@ class Scheme:
 
 
 UNSIGNED = Scheme("uint8")
-OPENVINO = Scheme("uint8", reduced=True)
+REDUCED = Scheme("uint8", reduced=True)
 TENSORRT = Scheme("int8", whole_graph=False)
 TENSORRT_8 = Scheme("int8", stored_weights=False, whole_graph=False)
 
 
-def scheme(target: str, version: tuple[int, ...] = ()) -> Scheme:
+def scheme(target: str, version: tuple[int, ...] = (), *, weight_bits: int = 8) -> Scheme:
     """What the graphs of a target want. version: of TensorRT; empty: not known, taken for the newest.
+
+    weight_bits: 7 or 8, for ONNX Runtime on the CPU.
 
     TensorRT quantises around zero, and only where the graph says so: pairs at the inputs of weighted operators, none
     at their outputs, and one at the residual input of a sum, so that it fuses with the convolution. A pair behind a
     concatenation stands for all its inputs, which so share a scale. Before 10 it wants fp32 constants. Sources are in
     tensorrt_rules.py. ONNX Runtime on x86 wants uint8 activations and int8 weights: with int8 ones a ResNet-18 was 1.4
-    times as fast as fp32, with uint8 ones 4 times; its ARM kernels take both. OpenVINO adds products in 16 bits on x86
-    processors without VNNI, which 8-bit weights overflow (benchmarks/NOTES.md).
+    times as fast as fp32, with uint8 ones 4 times; its ARM kernels take both. On x86 processors without VNNI both it
+    and OpenVINO add products in 16 bits, which 8-bit weights overflow: ONNX Runtime then takes exact and slower
+    kernels, with 7-bit weights the fast ones (benchmarks/NOTES.md).
     """
     if target == "openvino":
-        return OPENVINO
+        return REDUCED
     if target != "tensorrt":
-        return UNSIGNED
+        return REDUCED if weight_bits == 7 else UNSIGNED
     return TENSORRT_8 if version and version < (10,) else TENSORRT
 
 
