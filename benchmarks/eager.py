@@ -3,8 +3,9 @@
     python benchmarks/eager.py [--quick] [--out benchmarks/results/eager.json]
 
 Pairs with random weights, on which latency does not depend; students fp32 and INT8 by ONNX Runtime through the
-runner's own modules. All are measured in turns by the runner's protocol, the teacher's graph by ONNX Runtime beside
-them, and INT8 with weights of 7 bits, for x86 without VNNI. Ratios are of p50; the lower and upper end are of the 95 % intervals, set against each other.
+runner's own modules. All are measured in turns by the runner's protocol, beside them the teacher's graph by ONNX
+Runtime, and INT8 with weights of 7 bits, for x86 without VNNI. Ratios are of p50; the lower and upper end are of the
+95 % intervals, set against each other.
 """
 
 from __future__ import annotations
