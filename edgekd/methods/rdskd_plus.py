@@ -84,10 +84,12 @@ def derived(config: Config, teacher: Teacher) -> Config:
     """
     facts, statistics = teacher.images, bool(look(teacher).batch_norms)
     by_images = "procedural" if facts.channels == 1 else "photo"
-    prior = config.prior or ("none" if max(facts.height, facts.width) <= 16 else by_images)
+    tiny = max(facts.height, facts.width) <= 16
+    prior = config.prior or ("none" if tiny else by_images)
     open_prior(prior, facts)  # says now what is missing
-    rounds, steps = (4, config.student_steps // 2) if prior == "none" else (12, config.student_steps // 8 * statistics)
-    rounds, steps = config.rounds or rounds, steps if config.image_steps is None else config.image_steps
+    of = (4 if tiny else 2) if prior == "none" else 8 * statistics  # student steps per image step; 0: no image steps
+    steps = (config.student_steps // of if of else 0) if config.image_steps is None else config.image_steps
+    rounds = config.rounds or (4 if prior == "none" else 12)
     if prior == "none" and steps < rounds:
         raise UsageError(
             f"{steps} image steps in {rounds} rounds make no images",
