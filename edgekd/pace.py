@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from edgekd.compute import choose_device, keep_freed_memory, to_device
-from edgekd.methods import distill, scaled
+from edgekd.methods import METHODS, distill, scaled
 from edgekd.room import WATCHED, numbers, per_drawing, per_pass
 from edgekd.student import first_student
 from edgekd.types import Log, Run, StudentSpec, Teacher
@@ -73,8 +73,10 @@ def distilled_briefly(method: str, config: Any, teacher: Teacher, spec: StudentS
 
 
 def _short(config: Any, steps: int) -> Any:
-    """The settings with so many steps of each phase, in one round."""
-    short = {name: steps for name, of in vars(config).items() if name.endswith("_steps") and of != 0}
+    """The settings with so many steps of each phase, in one round; a step is what it is in the whole training."""
+    short: dict[str, Any] = {name: steps for name, of in vars(config).items() if name.endswith("_steps") and of != 0}
+    if hasattr(config, "feature_weight"):  # which of its own few steps would settle
+        short["features"] = config.feature_weight()
     short |= {name: few for name, few in (("rounds", 1), ("prior_images", 2_000)) if hasattr(config, name)}
     return dataclasses.replace(config, **short)
 
@@ -126,6 +128,23 @@ def expected_seconds(config: Any, speed: Mapping[str, float]) -> tuple[float, fl
     joint = speed.get("joint", 0.0)  # methods with one loop log all of it as this
     steps = {name: value for name, value in vars(config).items() if name in PHASES}
     return fixed, sum((value or 0) * speed.get(PHASES[name], joint) for name, value in steps.items())
+
+
+def within(
+    minutes: float, method: str, config: Any, teacher: Teacher, spec: StudentSpec, seed: int, keep: Mapping[str, Any]
+) -> tuple[Any, dict[str, float]]:
+    """The same settings with as many steps as fit the minutes, and seconds_per_step of each phase. keep: see planned.
+
+    Timed again where the plan has changed what a step does: short trainings may hold the student to more.
+    """
+    timed = config
+    for _ in range(2):
+        speed = seconds_per_step(method, timed, teacher, spec, seed, within_s=probe_seconds(minutes))
+        chosen = METHODS[method].derived(planned(method, config, minutes, speed, keep), teacher)
+        if _short(chosen, FEW) == _short(timed, FEW):
+            break
+        timed = chosen
+    return chosen, speed
 
 
 def planned(method: str, config: Any, minutes: float, speed: Mapping[str, float], keep: Mapping[str, Any]) -> Any:

@@ -23,9 +23,9 @@ from edgekd.families import name_of
 from edgekd.files import from_dict, nearest, plain, write_json
 from edgekd.footprint import held_to
 from edgekd.lock import locked
-from edgekd.methods import METHODS, configure
+from edgekd.methods import configure
 from edgekd.observe import look
-from edgekd.pace import expected_seconds, planned, probe_seconds, seconds_per_step
+from edgekd.pace import expected_seconds, within
 from edgekd.ranks import first, meet, one_after_the_first, others_there, ranks
 from edgekd.report.result import refresh_fleet, refresh_page, write_result
 from edgekd.shortlist import measured_first
@@ -210,8 +210,7 @@ def _timed(
     say: Callable[[str], None],
 ) -> Any:
     say("timing a few steps")
-    speed = seconds_per_step(method, config, teacher, sizing.spec, seed, within_s=probe_seconds(minutes))
-    chosen = METHODS[method].derived(planned(method, config, minutes, speed, settings), teacher)
+    chosen, speed = within(minutes, method, config, teacher, sizing.spec, seed, settings)
     steps = ", ".join(f"{n} {v:,}" for n, v in vars(chosen).items() if n.endswith("_steps"))
     per_step = ", ".join(f"{phase} {1e3 * s:.3g} ms" for phase, s in speed.items())
     say(f"plan: {steps}; {sum(expected_seconds(chosen, speed)) / 60:.1f} minutes here ({per_step} a step)")

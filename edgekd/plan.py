@@ -17,9 +17,9 @@ from edgekd.families import name_of
 from edgekd.files import from_dict, nearest, plain, written
 from edgekd.footprint import afterwards_mb, training_mb
 from edgekd.latency import BYTES, cost, predict
-from edgekd.methods import METHODS, configure
+from edgekd.methods import configure
 from edgekd.methods.rdskd_plus import Config as RdskdPlus
-from edgekd.pace import expected_seconds, planned, seconds_per_step
+from edgekd.pace import expected_seconds, seconds_per_step, within
 from edgekd.pipeline import gentle
 from edgekd.profile import adjusted, load_profile
 from edgekd.room import capacities, numbers
@@ -82,9 +82,10 @@ def forecast(
     if spec.family == "pruned":
         config = gentle(config)
     say("timing a few steps")
-    speed = seconds_per_step(method, config, teacher, spec, plan.seed, within_s=PROBE_S)
-    if plan.minutes is not None:
-        config = METHODS[method].derived(planned(method, config, plan.minutes, speed, settings), teacher)
+    if plan.minutes is None:
+        speed = seconds_per_step(method, config, teacher, spec, plan.seed, within_s=PROBE_S)
+    else:
+        config, speed = within(plan.minutes, method, config, teacher, spec, plan.seed, settings)
     whole = cost(teacher.model, teacher.images)
     say("measuring the memory of a few steps")
     memory = {

@@ -53,6 +53,24 @@ def test_probe_times_every_phase(method: str, teacher: Teacher) -> None:
     assert sum(expected_seconds(longer, speed)) == pytest.approx(fixed + 2 * variable, rel=0.02)
 
 
+@pytest.mark.parametrize(("minutes", "maps"), [(60.0, [0.0]), (2.0, [0.0, 1.0])])
+def test_steps_are_timed_as_the_plan_has_them(
+    minutes: float, maps: list[float], teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher's feature maps lead in short trainings alone: a plan that becomes one is timed with them."""
+    config, timed = configure("rdskd_plus", "fast", {"prior": "procedural"}, teacher), []
+    spec = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes)
+
+    def speed(method: str, config: Config, *rest: object, within_s: float) -> dict[str, float]:
+        timed.append(pace._short(config, 4).features)
+        return {"student": 0.1, "images": 0.1}
+
+    monkeypatch.setattr(pace, "seconds_per_step", speed)
+    chosen, _ = pace.within(minutes, "rdskd_plus", config, teacher, spec, 0, {})
+    assert timed == maps and chosen.feature_weight() == maps[-1]
+    assert pace._short(chosen, 4).lesson_steps == pace._short(config, 4).lesson_steps
+
+
 def test_every_method_has_steps_that_can_be_planned() -> None:
     for method in METHODS.values():
         assert any(name.endswith("_steps") for name in vars(list(method.BUDGETS.values())[-1]))

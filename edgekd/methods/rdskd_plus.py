@@ -62,6 +62,9 @@ class Config:
     mixed: float | None = None  # share of the steps with images blended in pairs; None: all for colour
     features: float | None = None  # on feature maps of the teacher's shape, if it ends so; None: 1 in short trainings
 
+    def feature_weight(self) -> float:
+        return float(self.student_steps <= SHORT) if self.features is None else self.features
+
 
 BUDGETS: Mapping[str, Config] = {
     "fast": Config(),
@@ -128,8 +131,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     config, facts, classes = derived(config, teacher), teacher.images, len(teacher.classes)
     rounds, image_steps = config.rounds or 1, (config.image_steps or 0) // (config.rounds or 1)
     drawn, replayed = config.prior_images or 0, round(config.batch * (config.made_share or 0.0))
-    rng = torch.Generator(run.device).manual_seed(run.seed)
-    pens = torch.Generator(run.device).manual_seed(run.seed)  # of the prior
+    rng, pens = (torch.Generator(run.device).manual_seed(run.seed) for _ in range(2))  # pens: of the prior
     source = open_prior(config.prior or "none", facts)
     student_steps = config.student_steps // rounds
     given, made, lessons = (
@@ -166,8 +168,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         run.log("prior", given.added, drawn)
         checkpoint.keep(at)
 
-    features = float(config.student_steps <= SHORT) if config.features is None else config.features  # steps as planned
-    alike = features > 0 and share_maps(teacher, student)
+    alike = config.feature_weight() > 0 and share_maps(teacher, student)
     lesson_steps = 0 if alike else (config.lesson_steps or 0) // rounds  # feature maps are not kept
 
     def lesson(step: int) -> tuple[Tensor, Tensor | None]:
@@ -235,7 +236,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             guess = logits_of(student, x, seen)
             loss = losses.distillation(student=guess, teacher=target, temperature=config.temperature)
             if seen and wanted:
-                loss = loss + features * losses.feature_distance(student=seen.maps, teacher=wanted.maps)
+                loss = loss + config.feature_weight() * losses.feature_distance(student=seen.maps, teacher=wanted.maps)
             descend(loss, optim_s)
             log_student(run, round_ * student_steps + step, of, loss=loss, guess=guess, target=target)
             at["student"] = step + 1
@@ -252,8 +253,7 @@ def _maker(
     """What makes the images of a round: its own generator, or the pixels themselves where there is a prior."""
     facts = teacher.images
     if source:
-        blank = torch.zeros(config.image_batch, facts.channels, facts.height, facts.width, device=run.device)
-        return Pixels(blank)
+        return Pixels(torch.zeros(config.image_batch, facts.channels, facts.height, facts.width, device=run.device))
     seed = 1_000 * run.seed + round_ + 200 * renewals  # one per round: what one of them cannot show, another may
     latent, width = config.latent, config.generator_width
     return new_generator(facts, latent=latent, width=width, seed=seed, device=run.device).train()
