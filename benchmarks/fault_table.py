@@ -51,12 +51,12 @@ import edgekd.ranks
 edgekd.ranks.in_parts = in_parts
 """
 COLLAPSED = """
-import edgekd.collapse as c, edgekd.methods.rdskd_plus as r
+import edgekd.collapse as c
 was, looks = c.spread, [0]
 def spread(logits):
     looks[0] += 1
     return 0.0 if looks[0] <= 2 else was(logits)
-c.spread, r.SETTLED = spread, 10
+c.spread, c.SETTLED = spread, 10
 """
 
 

@@ -17,6 +17,7 @@ from edgekd.types import Run
 
 FLOOR = 0.25  # spread below which a batch counts as collapsed; of ten classes, one with nine tenths of the images
 LOOK_EVERY, LOOKS = 100, 3  # steps between two looks, and looks in a row at a collapsed generator
+SETTLED = 50  # steps of a generator before it is judged half-way
 RENEWALS = 3  # at most: then the settings, and not the generator, are the cause
 
 
@@ -25,6 +26,11 @@ def spread(logits: Tensor) -> float:
     share = logits.argmax(dim=1).bincount(minlength=logits.shape[1]).double() / len(logits)
     entropy = -(share * share.clamp_min(1e-300).log()).sum().item()
     return entropy / math.log(max(2, min(logits.shape)))
+
+
+def half_way(step: int, steps: int, logits: Tensor, renewals: int) -> bool:
+    """Whether a generator, half-way through few steps, shows hardly more than one class and is to be renewed."""
+    return step + 1 == steps // 2 >= SETTLED and renewals < RENEWALS and spread(logits) < FLOOR
 
 
 def renewed(

@@ -27,7 +27,7 @@ from edgekd.compute import descend
 from edgekd.divergence import Diverged, paced
 from edgekd.errors import EnvironmentLacking, InputError, TrainingError, UsageError
 from edgekd.lock import locked
-from edgekd.methods import METHODS, configure, distill, rdskd_plus
+from edgekd.methods import METHODS, configure, distill
 from edgekd.sealed import unsealed
 from edgekd.stages import claim, differences
 from edgekd.student import build_student
@@ -188,7 +188,7 @@ class OneClass(nn.Module):
 def test_rounds_whose_generator_collapses_begin_anew_and_end(
     teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rdskd_plus, "SETTLED", 2)
+    monkeypatch.setattr(collapse, "SETTLED", 2)
     of = Teacher(OneClass(teacher.model), teacher.images, teacher.classes, teacher.sha256, "x")
     _, log, _ = distilled(of, tmp_path, "rdskd_plus none", image_steps=12)
     assert [step for phase, step in log if phase == "collapse"] == [1, 2, 3] * 3

@@ -106,6 +106,6 @@ def test_short_probe_scales_up_the_images_it_left_out(
 
 
 def test_share_of_a_batch_falls_with_the_time_there_is(teacher: Teacher) -> None:
-    config = Config()
+    config = Config(batch=256, image_batch=256)
     assert pace.share_within(teacher, config, 1e9) == 1.0
     assert pace.share_within(teacher, config, 1e-6) == pace.LEAST / config.batch

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgekd import Images, losses
-from edgekd.compute import one_cycle
+from edgekd.compute import answers_of, one_cycle
 from edgekd.early_stop import rounds_left
 from edgekd.methods import configure, rdskd_plus
 from edgekd.methods.rdskd_plus import Config
@@ -56,7 +56,31 @@ def test_banks_of_large_images_stay_within_their_bytes(teacher: Teacher) -> None
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 4)).eval()
     config = configure("rdskd_plus", "fast", {}, dataclasses.replace(teacher, model=model, images=images))
     assert config.prior_images == 2 * 10**9 // (3 * 224 * 224)
-    assert config.batch == config.image_batch == 64
+
+
+@pytest.mark.parametrize(("side", "usual"), [(8, 128), (16, 128), (17, 256), (64, 256), (65, 64)])
+def test_batches_are_those_of_the_images_unless_set(side: int, usual: int, teacher: Teacher) -> None:
+    images = Images(1, side, side, (0.5,), (0.5,))
+    there = dataclasses.replace(teacher, images=images)
+    config = configure("rdskd_plus", "fast", {"prior": "procedural"}, there)
+    assert config.batch == config.image_batch == usual
+    assert configure("rdskd_plus", "fast", {"prior": "procedural", "batch": 96}, there).batch == 96
+
+
+def test_images_of_a_generator_are_labelled_once_where_nothing_changes_them(
+    teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replayed ones keep the logits that they were made with."""
+    labelled: list[int] = []
+    answers = answers_of
+
+    def counted(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+        labelled.append(len(x))
+        return answers(model, x)
+
+    monkeypatch.setattr(rdskd_plus, "answers_of", counted)
+    run(teacher, tmp_path, prior="none", features=0.0)
+    assert set(labelled) == {SMALL["batch"] // 2}
 
 
 def test_terms_are_those_that_the_prior_and_the_round_call_for(teacher: Teacher, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from edgekd import losses
 from edgekd.checkpoint import Checkpoint
 from edgekd.collapse import renewed
-from edgekd.compute import descend, logits_of
+from edgekd.compute import adam, descend, logits_of
 from edgekd.errors import UsageError
 from edgekd.generator import images_from, new_generator, sampler_of
 from edgekd.observe import Observed, look
@@ -95,8 +95,8 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         return new_generator(teacher.images, latent=latent, width=width, seed=seed, device=run.device)
 
     generator = fresh()
-    optim_g = torch.optim.Adam(generator.parameters(), lr=config.generator_lr)
-    optim_s: torch.optim.Optimizer = torch.optim.Adam(student.parameters(), lr=config.student_lr)
+    optim_g = adam(generator.parameters(), lr=config.generator_lr)
+    optim_s: torch.optim.Optimizer = adam(student.parameters(), lr=config.student_lr)
     if config.student_sgd:
         optim_s = torch.optim.SGD(student.parameters(), lr=config.student_lr, momentum=0.9, weight_decay=5e-4)
     parts = {"generator": generator, "optim_g": optim_g, "student": student, "optim_s": optim_s, "rng": rng}

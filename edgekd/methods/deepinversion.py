@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgekd import losses
 from edgekd.bank import Bank
 from edgekd.checkpoint import Checkpoint
-from edgekd.compute import descend, log_student, logits_of
+from edgekd.compute import adam, descend, log_student, logits_of
 from edgekd.errors import UsageError
 from edgekd.observe import Observed, look
 from edgekd.types import Run, Sampler, Teacher
@@ -75,7 +75,7 @@ def inverting(
     """
     mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (teacher.images.mean, teacher.images.std))
     wanted = torch.arange(len(x), device=x.device) % len(teacher.classes)
-    optim_x = torch.optim.Adam([x.requires_grad_()], lr=config.image_lr)
+    optim_x = adam([x.requires_grad_()], lr=config.image_lr)
     for _ in range(config.iterations):
         down, right = torch.randint(-config.jitter, config.jitter + 1, (2,), generator=drawn).tolist()
         rolled = x.roll((down, right), dims=(2, 3))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgekd import losses
 from edgekd.checkpoint import Checkpoint
 from edgekd.collapse import renewed
-from edgekd.compute import descend, logits_of
+from edgekd.compute import adam, descend, logits_of
 from edgekd.generator import images_from, new_generator, sampler_of
 from edgekd.types import Run, Sampler, Teacher
 
@@ -75,7 +75,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         return new_generator(teacher.images, latent=latent, width=width, seed=seed, device=run.device)
 
     generator = fresh()
-    optim_g = torch.optim.Adam(generator.parameters(), lr=config.generator_lr)
+    optim_g = adam(generator.parameters(), lr=config.generator_lr)
     optim_s = torch.optim.SGD(
         student.parameters(), lr=config.student_lr, momentum=0.9, weight_decay=config.student_weight_decay
     )

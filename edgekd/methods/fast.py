@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edgekd import losses
 from edgekd.bank import Bank
 from edgekd.checkpoint import Checkpoint
-from edgekd.compute import descend, log_student, logits_of
+from edgekd.compute import adam, descend, log_student, logits_of
 from edgekd.divergence import paced
 from edgekd.generator import images_from, new_generator
 from edgekd.observe import Observed, look
@@ -111,7 +111,7 @@ def synthesised(
     z = torch.randn(config.batch, config.latent, generator=rng, device=device).requires_grad_()
     wanted = torch.randint(len(teacher.classes), (config.batch,), generator=rng, device=device)
     groups: list[dict[str, Any]] = [{"params": generator.parameters()}, {"params": [z], "lr": config.latent_lr}]
-    optimizer = torch.optim.Adam(groups, lr=config.generator_lr, betas=(0.5, 0.999))
+    optimizer = adam(groups, lr=config.generator_lr, betas=(0.5, 0.999))
     best, least = torch.zeros((), device=device), torch.full((), math.inf, device=device)
     for _ in range(config.iterations):
         x = images_from(generator, z)
@@ -147,7 +147,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         teacher.images, latent=config.latent, width=config.generator_width, seed=run.seed, device=run.device
     )
     meta_lr = config.generator_lr * config.iterations
-    optim_g = torch.optim.Adam(meta.parameters(), lr=meta_lr, betas=(0.5, 0.999))
+    optim_g = adam(meta.parameters(), lr=meta_lr, betas=(0.5, 0.999))
     statistics = [t for _, mean, var in look(teacher).batch_norms for t in (mean, var)]
     history = nn.ParameterList(nn.Parameter(torch.zeros_like(t), requires_grad=False) for t in statistics)
     capacity = config.synthesis_steps * config.batch

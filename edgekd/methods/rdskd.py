@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from edgekd import losses
 from edgekd.checkpoint import Checkpoint
 from edgekd.collapse import renewed
-from edgekd.compute import descend, log_student, logits_of
+from edgekd.compute import adam, descend, log_student, logits_of
 from edgekd.generator import images_from, new_generator
 from edgekd.observe import Observed
 from edgekd.types import Run, Sampler, Teacher
@@ -66,8 +66,8 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         return new_generator(teacher.images, latent=latent, width=width, seed=seed, device=run.device)
 
     generator = fresh()
-    optim_g = torch.optim.Adam(generator.parameters(), lr=config.generator_lr)
-    optim_s = torch.optim.Adam(student.parameters(), lr=config.student_lr)
+    optim_g = adam(generator.parameters(), lr=config.generator_lr)
+    optim_s = adam(student.parameters(), lr=config.student_lr)
     checkpoint = Checkpoint(
         run.folder / "distillation.ckpt",
         generator=generator,

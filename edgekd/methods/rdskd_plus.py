@@ -2,11 +2,12 @@
 
 RDSKD (Han et al., ICASSP 2021) trains one generator, then the student. Here images are made in rounds between which the
 student learns: a fresh generator per round where there is no prior, else images of the prior that are refined pixel by
-pixel (DeepInversion, CVPR 2020). All stay in a bank and are replayed, warped and mixed; the teacher labels each anew.
+pixel (DeepInversion, CVPR 2020). All stay in a bank and are replayed; what is warped or mixed the teacher labels anew.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from edgekd import collapse, losses, ranks
 from edgekd.augment import mixed_up, warped
 from edgekd.bank import Bank, normalised
 from edgekd.checkpoint import Checkpoint
-from edgekd.compute import RATES, answers_of, descend, log_student, logits_of, one_cycle, student_optimizer
+from edgekd.compute import RATES, adam, answers_of, descend, log_student, logits_of, one_cycle, student_optimizer
 from edgekd.early_stop import agreement, rounds_left
 from edgekd.errors import UsageError
 from edgekd.generator import Pixels, images_from, new_generator
@@ -37,7 +38,7 @@ class Config:
     prior_images: int | None = None  # drawn at the start; None: 40,000, of colour 100,000
     rounds: int | None = None  # of making images; the student learns between them; None: by prior
     image_steps: int | None = None  # of the generators or of the refinement, over all rounds; None: by prior
-    image_batch: int = 256  # images per step; of more than 64 pixels a side, 64 at most
+    image_batch: int = 0  # images per step; 0: by their size, see BATCHES
     epoch: int = 60  # image steps between two refreshes of the references
     generator_width: int = 32  # channels; without a prior
     latent: int = 100  # length of z; without a prior
@@ -51,7 +52,7 @@ class Config:
     increments: bool = True  # the exponential rule; without it plain sums
     lesson_steps: int | None = None  # batches labelled beforehand, each shown again; 0: every step labels its own
     student_steps: int = 4_000
-    batch: int = 256  # images per student step; of more than 64 pixels a side, 64 at most
+    batch: int = 0  # images per student step; 0: likewise
     made_share: float | None = None  # of a student's batch from the made images; None: 0.25 beside a prior, else 0.5
     optimizer: str | None = None  # adam or sgd (momentum 0.9, weight decay 1e-4); None: sgd for colour with BatchNorm
     student_lr: float | None = None  # at its highest; one cycle; None: 4e-3 for adam, 0.1 for sgd
@@ -72,10 +73,10 @@ BUDGETS: Mapping[str, Config] = {
     "best": Config(student_steps=64_000),
 }
 SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
+BATCHES = ((16, 128), (64, 256), (math.inf, 64))  # pixels a side at most, and the batches that are usual then
 UNSEEN = 10_000  # between the seeds of a training and of its images held out
 SHOWN = 4  # times that the student sees a lesson, about; each of its own costs the teacher as much as itself
 SHORT = 2_000  # student steps up to which the teacher's feature maps lead; later they hold back (benchmarks/NOTES.md)
-SETTLED = 50  # steps of a generator before it is judged
 
 
 def derived(config: Config, teacher: Teacher) -> Config:
@@ -87,7 +88,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
     """
     facts, statistics = teacher.images, bool(look(teacher).batch_norms)
     by_images = "procedural" if facts.channels == 1 else "photo"
-    tiny = max(facts.height, facts.width) <= 16
+    tiny = (side := max(facts.height, facts.width)) <= 16
     prior = config.prior or ("none" if tiny else by_images)
     open_prior(prior, facts)  # says now what is missing
     of = (4 if tiny else 2) if prior == "none" else 8 * statistics  # student steps per image step; 0: no image steps
@@ -102,7 +103,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
         )
     if config.optimizer not in (None, *RATES):
         raise UsageError(f"no optimizer {config.optimizer!r}", code="E0225", fix=f"one of {', '.join(RATES)}")
-    most = 64 if max(facts.height, facts.width) > 64 else config.batch + config.image_batch
+    usual = next(images for pixels, images in BATCHES if side <= pixels)
     colour = facts.channels > 1  # drawn strokes and generated digits gain nothing, and the teacher's logits stay true
     warp, mixed = (float(colour) if given is None else given for given in (config.warp, config.mixed))
     lessons = config.student_steps // SHOWN * bool(warp or mixed)
@@ -110,8 +111,8 @@ def derived(config: Config, teacher: Teacher) -> Config:
         config,
         prior=prior,
         prior_images=min(config.prior_images or (100_000 if colour else 40_000), LARGEST_MB * 10**6 // numbers(facts)),
-        batch=min(config.batch, most),
-        image_batch=min(config.image_batch, most),
+        batch=config.batch or usual,
+        image_batch=config.image_batch or usual,
         rounds=rounds,
         image_steps=steps,
         held_out=watched_images(facts) if config.held_out is None else max(1, config.held_out),
@@ -139,7 +140,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         for name, (most, more) in capacities(config, facts).items()
     )
     maker = _maker(source, config, teacher, run, round_=0)
-    optim_m = torch.optim.Adam(maker.parameters(), config.image_lr if source else config.generator_lr, (0.5, 0.999))
+    optim_m = adam(maker.parameters(), config.image_lr if source else config.generator_lr, (0.5, 0.999))
     optim_s = student_optimizer(student, config.optimizer, config.student_lr, colour=facts.channels > 1)
     student_lr = optim_s.param_groups[0]["lr"]
     checkpoint = Checkpoint(
@@ -173,8 +174,11 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
 
     def lesson(step: int) -> tuple[Tensor, Tensor | None]:
         fresh = config.batch - (replayed if len(made) else 0)
-        first = given.sample(fresh, rng, balanced=True) if source else (sample(fresh), None)
-        return _lesson(config, step, first, made, rng)
+        if source:
+            return _lesson(config, step, given.sample(fresh, rng, balanced=True), made, rng)
+        x = sample(fresh)
+        known = None if config.warp or config.mixed else answers_of(teacher.model, x)  # else they are changed yet
+        return _lesson(config, step, (x, known), made, rng)
 
     student.train()
     while (round_ := at["round"]) < at["rounds"]:
@@ -200,7 +204,9 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 for name, term in terms.items()
             ]).sum()  # fmt: skip
             descend(loss_m, optim_m)
-            if not source and _collapsed(step, image_steps, logits, at["renewals"]):  # before its images are kept
+            if not source and collapse.half_way(
+                step, image_steps, logits, at["renewals"]
+            ):  # before its images are kept
                 at |= {"image": 0, "renewals": at["renewals"] + 1}
                 run.log("collapse", at["renewals"], collapse.RENEWALS, spread=collapse.spread(logits))
                 break
@@ -257,12 +263,6 @@ def _maker(
     seed = 1_000 * run.seed + round_ + 200 * renewals  # one per round: what one of them cannot show, another may
     latent, width = config.latent, config.generator_width
     return new_generator(facts, latent=latent, width=width, seed=seed, device=run.device).train()
-
-
-def _collapsed(step: int, steps: int, logits: Tensor, renewals: int) -> bool:
-    """Whether a round's generator, half-way, shows hardly more than one class and is to be begun anew."""
-    half_way = step + 1 == steps // 2 >= SETTLED
-    return half_way and renewals < collapse.RENEWALS and collapse.spread(logits) < collapse.FLOOR
 
 
 def _terms(config: Config, x: Tensor, logits: Tensor, observed: Observed, *, refined: bool) -> dict[str, Tensor]:

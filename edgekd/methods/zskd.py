@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgekd import losses
 from edgekd.bank import Bank
 from edgekd.checkpoint import Checkpoint
-from edgekd.compute import descend, log_student, logits_of
+from edgekd.compute import adam, descend, log_student, logits_of
 from edgekd.errors import UsageError
 from edgekd.observe import look
 from edgekd.types import Run, Sampler, Teacher
@@ -105,7 +105,7 @@ def impressing(pixels: Tensor, target: Tensor, teacher: Teacher, config: Config)
 
     After every step the pixels of the batch are stretched to 0..1, as released.
     """
-    optim_x = torch.optim.Adam([pixels.requires_grad_()], lr=config.image_lr)
+    optim_x = adam([pixels.requires_grad_()], lr=config.image_lr)
     for _ in range(config.iterations):
         logits = logits_of(teacher.model, normalised(pixels, teacher))
         loss = descend(losses.soft_cross_entropy(logits, target, temperature=config.temperature), optim_x)
@@ -137,7 +137,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     seeds = torch.randint(2**31, (config.synthesis_steps,), generator=rng, device=run.device).tolist()
     capacity = config.synthesis_steps * config.batch
     bank = Bank(run.folder / "bank.u8", facts, capacity=capacity, classes=len(teacher.classes))
-    optim_s = torch.optim.Adam(student.parameters(), lr=config.student_lr)
+    optim_s = adam(student.parameters(), lr=config.student_lr)
     checkpoint = Checkpoint(run.folder / "distillation.ckpt", student=student, optim_s=optim_s, rng=rng, bank=bank)
     at = checkpoint.restore({"images": 0, "student": 0})
 
