@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,13 @@ class Bank:
     def __len__(self) -> int:
         return min(self.added, self.capacity)
 
-    def add(self, images: Tensor, logits: Tensor) -> None:
-        """Keeps normalised images (n, C, H, W) and the teacher's logits (n, K) of them."""
-        self.add_pixels(to_pixels(images, self.images), logits)
+    def add(self, images: Tensor, answers: Callable[[Tensor], Tensor]) -> None:
+        """Keeps normalised images (n, C, H, W) as pixels, and what `answers` says of those: logits (n, K).
+
+        Images that were optimised go beyond what pixels can show; clipped they may be something else to the teacher.
+        """
+        pixels = to_pixels(images.detach(), self.images)
+        self.add_pixels(pixels, answers(normalised(pixels, self.images)))
 
     def add_pixels(self, pixels: Tensor, logits: Tensor) -> None:
         """Keeps uint8 images (n, C, H, W) and the teacher's logits (n, K) of them."""

@@ -28,11 +28,20 @@ def test_normalised_by_hand_and_back() -> None:
 
 def test_images_and_logits_come_back_together(tmp_path: Path) -> None:
     bank, logits = Bank(tmp_path / "bank.u8", FACTS, capacity=8, classes=2), torch.randn(6, 2)
-    bank.add(normalised(pixels(6), FACTS), logits)
+    bank.add(normalised(pixels(6), FACTS), lambda kept: logits)
     x, known = bank.sample(40, torch.Generator().manual_seed(0))
     originals = pixels(6).flatten(1).tolist()
     for image, of_image in zip(to_pixels(x, FACTS).flatten(1).tolist(), known, strict=True):
         assert torch.allclose(of_image, logits[originals.index(image)], atol=2e-3)
+
+
+def test_labels_are_of_what_is_kept(tmp_path: Path) -> None:
+    """An image beyond white is kept as white, and so it is labelled."""
+    bank = Bank(tmp_path / "bank.u8", FACTS, capacity=2, classes=1)
+    white = normalised(torch.full_like(pixels(2), 255), FACTS)
+    beyond = white + torch.tensor([0.0, 3.0]).view(2, 1, 1, 1)
+    bank.add(beyond, lambda kept: kept.mean(dim=(1, 2, 3))[:, None])
+    assert torch.equal(bank.logits[0], bank.logits[1])
 
 
 def test_oldest_are_overwritten_when_full(tmp_path: Path) -> None:

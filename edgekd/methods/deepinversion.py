@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgekd import losses
 from edgekd.bank import Bank
 from edgekd.checkpoint import Checkpoint
-from edgekd.compute import adam, descend, log_student, logits_of
+from edgekd.compute import adam, answers_of, descend, log_student, logits_of
 from edgekd.errors import UsageError
 from edgekd.observe import Observed, look
 from edgekd.types import Run, Sampler, Teacher
@@ -123,8 +123,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 if step % 20 == 0 or step == config.iterations - 1:
                     run.log("images", index * config.iterations + step + 1, total, loss=loss_x.item())
                 checkpoint.keep(at, unfinished=True)
-            with torch.no_grad():
-                bank.add(x, logits_of(teacher.model, x))
+            bank.add(x, lambda kept: answers_of(teacher.model, kept))
             at |= {"images": index + 1}
             checkpoint.keep(at)
 

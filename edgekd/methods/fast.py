@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edgekd import losses
 from edgekd.bank import Bank
 from edgekd.checkpoint import Checkpoint
-from edgekd.compute import adam, descend, log_student, logits_of
+from edgekd.compute import adam, answers_of, descend, log_student, logits_of
 from edgekd.divergence import paced
 from edgekd.generator import images_from, new_generator
 from edgekd.observe import Observed, look
@@ -174,8 +174,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             with paced(optim_g):
                 optim_g.step()
             student.train().requires_grad_(True)
-            with torch.no_grad():
-                bank.add(x, logits_of(teacher.model, x))
+            bank.add(x, lambda kept: answers_of(teacher.model, kept))
             run.log("images", index + 1, config.synthesis_steps, loss=loss_x.item())
             at |= {"images": index + 1}
             checkpoint.keep(at)

@@ -211,7 +211,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 run.log("collapse", at["renewals"], collapse.RENEWALS, spread=collapse.spread(logits))
                 break
             if step == image_steps - 1 or (step >= image_steps // 2 and not source):
-                made.add(x.detach(), logits)
+                made.add(x, lambda kept: answers_of(teacher.model, kept))
             if step % 20 == 0 or step == image_steps - 1:
                 figures = {name: term.item() for name, term in terms.items()}
                 run.log("images", round_ * image_steps + step + 1, rounds * image_steps, **figures)
@@ -227,7 +227,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 write_grid(*(made if len(made) else given).latest(512), run.folder / "images.png")
         for step in range(at["lesson"], lesson_steps):
             x, _ = lesson(step)
-            lessons.add(x, answers_of(teacher.model, x))
+            lessons.add(x, lambda kept: answers_of(teacher.model, kept))
             if step % 20 == 0 or step == lesson_steps - 1:
                 run.log("lessons", round_ * lesson_steps + step + 1, at["rounds"] * lesson_steps)
             at["lesson"] = step + 1

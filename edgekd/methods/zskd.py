@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgekd import losses
 from edgekd.bank import Bank
 from edgekd.checkpoint import Checkpoint
-from edgekd.compute import adam, descend, log_student, logits_of
+from edgekd.compute import adam, answers_of, descend, log_student, logits_of
 from edgekd.errors import UsageError
 from edgekd.observe import look
 from edgekd.types import Run, Sampler, Teacher
@@ -154,7 +154,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             checkpoint.keep(at, unfinished=True)
         with torch.no_grad():
             x = normalised(x, teacher)
-            bank.add(x, logits_of(teacher.model, x))
+        bank.add(x, lambda kept: answers_of(teacher.model, kept))
         at |= {"images": index + 1}
         checkpoint.keep(at)
 
