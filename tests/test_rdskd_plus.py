@@ -46,6 +46,8 @@ def test_prior_follows_from_the_images(teacher: Teacher) -> None:
         config = configure("rdskd_plus", "fast", {}, other)
         assert config.prior == prior
         assert config.image_steps == 0 and config.batch_norm == 0  # a LeNet has no statistics to refine towards
+        without = configure("rdskd_plus", "fast", {"prior": "none"}, other)  # many small generators instead
+        assert (without.rounds, without.image_steps, without.generator_width) == (20, 1_000, 16)
         assert (config.warp, config.mixed) == ((1.0, 1.0) if channels == 3 else (0.0, 0.0))
         assert config.lesson_steps == (1_000 if channels == 3 else 0)  # what is not changed keeps its logits anyway
     assert configure("rdskd_plus", "fast", {"lesson_steps": 0}, other).lesson_steps == 0

@@ -40,7 +40,7 @@ class Config:
     image_steps: int | None = None  # of the generators or of the refinement, over all rounds; None: by prior
     image_batch: int = 0  # images per step; 0: by their size, see BATCHES
     epoch: int = 60  # image steps between two refreshes of the references
-    generator_width: int = 32  # channels; without a prior
+    generator_width: int = 0  # channels, without a prior; 0: 32, for a teacher without BatchNorm 16
     latent: int = 100  # length of z; without a prior
     image_lr: float = 0.05  # Adam, of refined pixels
     generator_lr: float = 1e-3  # Adam, of the generator
@@ -82,18 +82,17 @@ SHORT = 2_000  # student steps up to which the teacher's feature maps lead; late
 def derived(config: Config, teacher: Teacher) -> Config:
     """The same settings with the prior chosen and what follows from it, without what the teacher does not have.
 
-    The prior, unless named: none up to 16 pixels, where strokes are no digits; strokes for gray images;
-    collages of photographs for colour. Without a prior every image costs a step of a generator, so there are many
-    steps; pixels are refined only where there are BatchNorm statistics to refine them towards.
+    The prior, unless named: none up to 16 pixels, where strokes are no digits; strokes for gray images; collages of
+    photographs for colour. Pixels are refined where there is BatchNorm; where there is none, generators are many.
     """
     facts, statistics = teacher.images, bool(look(teacher).batch_norms)
     by_images = "procedural" if facts.channels == 1 else "photo"
     tiny = (side := max(facts.height, facts.width)) <= 16
     prior = config.prior or ("none" if tiny else by_images)
     open_prior(prior, facts)  # says now what is missing
-    of = (4 if tiny else 2) if prior == "none" else 8 * statistics  # student steps per image step; 0: no image steps
+    of = (2 if statistics and not tiny else 4) if prior == "none" else 8 * statistics  # student steps per image step
     steps = (config.student_steps // of if of else 0) if config.image_steps is None else config.image_steps
-    rounds = config.rounds or (4 if prior == "none" else 12)
+    rounds = config.rounds or (12 if prior != "none" else 4 if statistics else 20)
     if prior == "none" and steps < rounds:
         raise UsageError(
             f"{steps} image steps in {rounds} rounds make no images",
@@ -113,6 +112,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
         prior_images=min(config.prior_images or (100_000 if colour else 40_000), LARGEST_MB * 10**6 // numbers(facts)),
         batch=config.batch or usual,
         image_batch=config.image_batch or usual,
+        generator_width=config.generator_width or (32 if statistics else 16),
         rounds=rounds,
         image_steps=steps,
         held_out=watched_images(facts) if config.held_out is None else max(1, config.held_out),
