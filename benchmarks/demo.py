@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from edgekd import Images, save_teacher
 from edgekd.networks import ResNet
 
-EPOCHS, BATCH = 40, 64
+EPOCHS, BATCH = 20, 64
 
 
 def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -47,7 +47,12 @@ def test_prior_follows_from_the_images(teacher: Teacher) -> None:
         assert config.prior == prior
         assert config.image_steps == 0 and config.batch_norm == 0  # a LeNet has no statistics to refine towards
         without = configure("rdskd_plus", "fast", {"prior": "none"}, other)  # many small generators instead
-        assert (without.rounds, without.image_steps, without.generator_width) == (20, 1_000, 16)
+        assert (without.rounds, without.image_steps, without.lesson_steps, without.generator_width) == (
+            20,
+            1_000,
+            1_000,
+            16,
+        )
         assert (config.warp, config.mixed) == ((1.0, 1.0) if channels == 3 else (0.0, 0.0))
         assert config.lesson_steps == (1_000 if channels == 3 else 0)  # what is not changed keeps its logits anyway
     assert configure("rdskd_plus", "fast", {"lesson_steps": 0}, other).lesson_steps == 0
@@ -81,7 +86,7 @@ def test_images_of_a_generator_are_labelled_once_where_nothing_changes_them(
         return answers(model, x)
 
     monkeypatch.setattr(rdskd_plus, "answers_of", counted)
-    run(teacher, tmp_path, prior="none", features=0.0)
+    run(teacher, tmp_path, prior="none", features=0.0, lesson_steps=0)
     assert labelled.count(SMALL["batch"] // 2) == SMALL["student_steps"]  # the fresh half of each batch
     assert labelled.count(SMALL["image_batch"]) == SMALL["image_steps"] // 2  # what is kept
 

@@ -105,7 +105,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
     usual = next(images for pixels, images in BATCHES if side <= pixels)
     colour = facts.channels > 1  # drawn strokes and generated digits gain nothing, and the teacher's logits stay true
     warp, mixed = (float(colour) if given is None else given for given in (config.warp, config.mixed))
-    lessons = config.student_steps // SHOWN * bool(warp or mixed)
+    lessons = config.student_steps // SHOWN * bool(warp or mixed or prior == "none")  # else there is nothing to save
     return replace(
         config,
         prior=prior,
@@ -177,7 +177,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         if source:
             return _lesson(config, step, given.sample(fresh, rng, balanced=True), made, rng)
         x = sample(fresh)
-        known = None if config.warp or config.mixed else answers_of(teacher.model, x)  # else they are changed yet
+        known = None if config.warp or config.mixed or lesson_steps else answers_of(teacher.model, x)  # labelled later
         return _lesson(config, step, (x, known), made, rng)
 
     student.train()
