@@ -73,11 +73,12 @@ def test_plan_that_is_not_there_or_is_anothers(tmp_path: Path, teacher: Teacher)
 
 
 def test_disk_by_hand(teacher: Teacher) -> None:
-    config = configure("rdskd_plus", "fast", {"prior": "none", "image_steps": 40, "rounds": 4}, teacher)
-    assert bank_images(config, teacher.images) == 1 + 4 * 5 * 256 + 1  # half of each round's ten batches are kept
+    few = {"prior": "none", "image_steps": 40, "rounds": 4, "lesson_steps": 0}
+    config = configure("rdskd_plus", "fast", few, teacher)
+    assert bank_images(config, teacher.images) == 1 + 4 * 5 * 128 + 1  # half of each round's ten batches are kept
     settings = {"prior": "procedural", "prior_images": 100, "rounds": 2, "lesson_steps": 3, "batch": 10}
     with_lessons = configure("rdskd_plus", "fast", settings, teacher)
-    assert bank_images(with_lessons, teacher.images) == 100 + 2 * 256 + 30
+    assert bank_images(with_lessons, teacher.images) == 100 + 2 * 128 + 30
     of = cost(teacher.model, teacher.images)
     small = dataclasses.replace(of, parameters=1_000)
     profile = load_profile("cpu")
@@ -86,7 +87,7 @@ def test_disk_by_hand(teacher: Teacher) -> None:
     samples = 5_512 * pixels + 2_000 * (pixels + logits * 3)
     graphs = 1_000 * (4 + 1) + 4 * 1_000 + 4 * of.parameters
     assert found["at the end"] == pytest.approx((samples + graphs) / 1e6)
-    banks, checkpoints = 5_122 * (64 + 8), 3 * 12 * (1_000 + 256 * 64)
+    banks, checkpoints = 2_562 * (64 + 8), 3 * 12 * (1_000 + 128 * 64)
     assert found["while it runs"] - found["at the end"] == pytest.approx((banks + checkpoints) / 1e6)
 
 
@@ -95,7 +96,7 @@ def test_forecast_plans_what_compress_would_do(teacher: Teacher) -> None:
     profile = device_of(asked)
     found = forecast(teacher, profile, asked)
     assert not found.search.chosen.broken and found.minutes > 0
-    assert set(found.step_ms) == {"images", "student"} and min(found.step_ms.values()) > 0
+    assert set(found.step_ms) == {"images", "lessons", "student"} and min(found.step_ms.values()) > 0
     plan = settled(asked, found)
     assert named(plan.student, teacher.images, teacher.classes) == found.search.chosen.spec
     timed = forecast(teacher, profile, dataclasses.replace(asked, minutes=3))
