@@ -64,6 +64,7 @@ class Config:
     features: float | None = None  # on feature maps of the teacher's shape, if it ends so; None: 1 in short trainings
 
     def feature_weight(self) -> float:
+        """`features`, or what follows from the number of the student's steps."""
         return float(self.student_steps <= SHORT) if self.features is None else self.features
 
 
@@ -204,9 +205,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 for name, term in terms.items()
             ]).sum()  # fmt: skip
             descend(loss_m, optim_m)
-            if not source and collapse.half_way(
-                step, image_steps, logits, at["renewals"]
-            ):  # before its images are kept
+            if not source and collapse.half_way(step, image_steps, logits, at["renewals"]):
                 at |= {"image": 0, "renewals": at["renewals"] + 1}
                 run.log("collapse", at["renewals"], collapse.RENEWALS, spread=collapse.spread(logits))
                 break
