@@ -77,7 +77,8 @@ def _short(config: Any, steps: int) -> Any:
     short: dict[str, Any] = {name: steps for name, of in vars(config).items() if name.endswith("_steps") and of != 0}
     if hasattr(config, "feature_weight"):  # which of its own few steps would settle
         short["features"] = config.feature_weight()
-    short |= {name: few for name, few in (("rounds", 1), ("prior_images", 2_000)) if hasattr(config, name)}
+    few = {"rounds": 1, "prior_images": 2_000, "fit": False}
+    short |= {name: value for name, value in few.items() if hasattr(config, name)}
     return dataclasses.replace(config, **short)
 
 

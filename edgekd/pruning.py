@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 import torch_pruning
-from torch import nn
+from torch import Tensor, nn
 
 from edgekd.errors import UsageError
 from edgekd.latency import cost
@@ -25,13 +25,15 @@ LEAST = 0.1  # share of a layer's channels that stays
 STEP = 0.025  # by which the share that goes grows until enough is gone
 LARGE, LARGE_STEP = 25_000, 0.1  # channels, those of all that is pruned together, from which on the step is larger
 TANGLED = 150_000  # channels from which on each step takes many seconds (DenseNet)
+Layer = nn.Conv2d | nn.Linear
+KEPT = "kept_channels"  # attribute of a layer that has lost outputs
 
 
 @dataclass(frozen=True)
 class Own:
     """A layer whose output channels are added to no other layer's."""
 
-    layer: nn.Conv2d | nn.Linear
+    layer: Layer
     channels: int  # at first
     groups: int  # of a grouped convolution behind it, each of which must lose as many; else 1
 
@@ -45,7 +47,7 @@ class Pruning:
     layers: list[Own]
     effort: int  # channels of these layers and of all that is pruned with them
     whole: int  # MACs of the teacher
-    places: dict[nn.Conv2d | nn.Linear, int]  # layer -> MACs per weight
+    places: dict[Layer, int]  # layer -> MACs per weight
     ratio: float = 0.0  # of each layer's channels, that is gone
 
     def share(self) -> float:
@@ -96,6 +98,14 @@ def prunings(teacher: Teacher, shares: Sequence[float], *, align: int) -> Iterat
         yield math.ceil(100 * share) / 100, pruning.model
 
 
+def kept_channels(student: nn.Module) -> dict[str, Tensor]:
+    """Of each layer that lost outputs, by its name: which of the teacher's it has. Empty where nothing was pruned.
+
+    Known of what pruned() made, in the process that made it; not of a network that was read from a file.
+    """
+    return {name: getattr(layer, KEPT) for name, layer in student.named_modules() if hasattr(layer, KEPT)}
+
+
 def _begin(teacher: Teacher) -> Pruning:
     if isinstance(teacher.model, Program):
         raise UsageError(
@@ -121,7 +131,7 @@ def _begin(teacher: Teacher) -> Pruning:
     own = [_own(layer, group) for layer, group in groups.items() if _is_own(graph, group)]
     of = cost(model, images)
     names = dict(model.named_modules())
-    places: dict[nn.Conv2d | nn.Linear, int] = {}
+    places: dict[Layer, int] = {}
     for op in of.ops:
         layer = names.get(op.name)
         if op.weights and isinstance(layer, nn.Conv2d | nn.Linear):
@@ -139,7 +149,8 @@ def _is_own(graph: torch_pruning.DependencyGraph, group: torch_pruning.Group) ->
     """Whether the layer's output channels are added to no other layer's, and are not the classes."""
     touched = {item.dep.target.module for item in group if graph.is_out_channel_pruning_fn(item.dep.handler)}
     coupled = [m for m in touched if isinstance(m, nn.Conv2d | nn.Linear) and getattr(m, "groups", 1) == 1]
-    followed = any(graph.is_in_channel_pruning_fn(item.dep.handler) for item in group)
+    readers = [item.dep.target.module for item in group if graph.is_in_channel_pruning_fn(item.dep.handler)]
+    followed = any(isinstance(m, nn.Conv2d | nn.Linear) for m in readers)  # BatchNorm alone may be behind the classes
     return len(coupled) == 1 and followed
 
 
@@ -180,6 +191,9 @@ def _narrow(pruning: Pruning, ratio: float, align: int) -> None:
         least = order[: (now - wanted) // own.groups].tolist()
         places = [place + group * (now // own.groups) for group in range(own.groups) for place in least]
         pruning.graph.get_pruning_group(own.layer, prune, idxs=places).prune()
+        there: Tensor = getattr(own.layer, KEPT, torch.arange(now))
+        stay = torch.ones(now, dtype=torch.bool).index_fill(0, torch.tensor(places), False)
+        setattr(own.layer, KEPT, there[stay])
     pruning.ratio = ratio
 
 

@@ -24,6 +24,7 @@ from edgekd.evaluation import EvalData
 from edgekd.export import onnx_logits
 from edgekd.files import sha256
 from edgekd.methods import configure
+from edgekd.methods.rdskd_plus import SHORT
 from edgekd.pipeline import Result
 from edgekd.types import Teacher
 
@@ -236,7 +237,8 @@ def test_a_pruned_student_learns_gently(teacher: Teacher) -> None:
     config = configure("rdskd_plus", "fast", {}, teacher)
     assert (config.optimizer, config.student_lr) == (None, None)
     assert (pipeline.gentle(config).optimizer, pipeline.gentle(config).student_lr) == ("sgd", 0.02)
-    for settings in ({"optimizer": "adam"}, {"student_lr": 0.05}):
+    assert config.student_steps > SHORT and pipeline.gentle(config).feature_weight() == 1
+    for settings in ({"optimizer": "adam", "features": 0.0}, {"student_lr": 0.05, "features": 2.0}):
         chosen = configure("rdskd_plus", "fast", settings, teacher)
         assert pipeline.gentle(chosen) == chosen
     other = configure("rdskd", "fast", {}, teacher)

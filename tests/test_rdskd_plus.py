@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from edgekd import Images, losses
 from edgekd.compute import answers_of, one_cycle
 from edgekd.early_stop import rounds_left
-from edgekd.methods import configure, rdskd_plus
+from edgekd.fitting import fit_pruned
+from edgekd.methods import configure, rdskd_plus, rdskd_plus_settings
 from edgekd.methods.rdskd_plus import Config
 from edgekd.networks import LeNet, ResNet
 from edgekd.pace import planned
+from edgekd.pruning import pruned
 from edgekd.student import build_student
 from edgekd.types import Run, StudentSpec, Teacher
 
@@ -172,7 +176,7 @@ def test_feature_maps_lead_trainings_that_are_short_as_planned(
 ) -> None:
     """Of the fast budget planned down by --minutes the steps count that are left."""
     whole = configure("rdskd_plus", "fast", {}, teacher)
-    assert whole.student_steps > rdskd_plus.SHORT
+    assert whole.student_steps > rdskd_plus_settings.SHORT
     assert planned("rdskd_plus", whole, 1.0, {"student": 1.0}, {}).features is None  # not settled by what was before
     facts, seen = teacher.images, list[int]()
     true = losses.feature_distance
@@ -184,7 +188,7 @@ def test_feature_maps_lead_trainings_that_are_short_as_planned(
     monkeypatch.setattr(losses, "feature_distance", counted)
     for short, expected in ((4, 4), (3, 0)):
         seen.clear()
-        monkeypatch.setattr(rdskd_plus, "SHORT", short)
+        monkeypatch.setattr(rdskd_plus_settings, "SHORT", short)
         config = Config(rounds=1, image_steps=2, image_batch=4, batch=4, student_steps=4, warp=1.0, lesson_steps=2)
         student = ResNet(facts, len(teacher.classes), depth=1, width=16, large_stem=False)
         (folder := tmp_path / str(short)).mkdir()
@@ -193,3 +197,31 @@ def test_feature_maps_lead_trainings_that_are_short_as_planned(
         rdskd_plus.distill(teacher, student, config, Run(torch.device("cpu"), 0, folder, log))
         assert len(seen) == expected
         assert ("lessons" in phases) is not bool(expected)  # feature maps want each step's images labelled anew
+
+
+@pytest.mark.parametrize("prior", ["none", "procedural"])
+def test_a_pruned_student_is_fitted_once_before_it_learns(
+    prior: str, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ResNet(teacher.images, len(teacher.classes), depth=1, width=8, large_stem=False, option="A")
+    teacher = dataclasses.replace(teacher, model=model.eval().requires_grad_(False))
+    calls: list[tuple[int, bool]] = []
+    true = fit_pruned
+
+    def counted(student: nn.Module, whole: nn.Module, images: Sequence[torch.Tensor], *, seed: int) -> list[str]:
+        calls.append((sum(map(len, images)), student.training))
+        return true(student, whole, images, seed=seed)
+
+    monkeypatch.setattr(rdskd_plus, "fit_pruned", counted)
+    run(teacher, tmp_path / "plain", prior=prior)
+    assert not calls  # this student is not the teacher
+    config = Config(**{**SMALL, "prior": prior, "held_out": 20, "student_lr": 0.0, "optimizer": "adam"})
+    for settings, times in ((config, 1), (dataclasses.replace(config, fit=False), 0)):
+        calls.clear()
+        (folder := tmp_path / str(times)).mkdir()
+        student = pruned(teacher, share=0.6)
+        before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+        rdskd_plus.distill(teacher, student, settings, Run(torch.device("cpu"), 3, folder, lambda *a, **f: None))
+        assert calls == [(48, False)] * times  # whole batches, of 40 at least
+        changed = [n for n, p in student.named_parameters() if not torch.equal(p, before[n])]
+        assert bool(changed) is bool(times) and not student.training

@@ -1,0 +1,109 @@
+"""RDSKD+'s settings, its budgets, and what follows for a teacher from what is left open."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from edgekd.compute import RATES
+from edgekd.errors import UsageError
+from edgekd.observe import look
+from edgekd.prior import open_prior
+from edgekd.room import LARGEST_MB, numbers, watched_images
+from edgekd.types import Teacher
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every term can be switched off by a weight of 0; none needs another weight than 1."""
+
+    prior: str | None = None  # none, procedural, photo or a picture's path; None: by the teacher's images
+    prior_images: int | None = None  # drawn at the start; None: 40,000, of colour 100,000
+    rounds: int | None = None  # of making images; the student learns between them; None: by prior
+    image_steps: int | None = None  # of the generators or of the refinement, over all rounds; None: by prior
+    image_batch: int = 0  # images per step; 0: by their size, see BATCHES
+    epoch: int = 60  # image steps between two refreshes of the references
+    generator_width: int = 0  # channels, without a prior; 0: 32, for a teacher without BatchNorm 16
+    latent: int = 100  # length of z; without a prior
+    image_lr: float = 0.05  # Adam, of refined pixels
+    generator_lr: float = 1e-3  # Adam, of the generator
+    authenticity: float = 1.0  # OH, or the cross entropy with a balanced label where images are refined
+    balance: float = 1.0  # IE
+    diversity: float = 1.0  # within classes, of the generator's images
+    batch_norm: float = 1.0  # the teacher's statistics, where it has any
+    adversarial: float = 1.0  # images on which the student errs, after a third of the rounds
+    increments: bool = True  # the exponential rule; without it plain sums
+    lesson_steps: int | None = None  # batches labelled beforehand, each shown again; 0: every step labels its own
+    student_steps: int = 4_000
+    batch: int = 0  # images per student step; 0: likewise
+    made_share: float | None = None  # of a student's batch from the made images; None: 0.25 beside a prior, else 0.5
+    optimizer: str | None = None  # adam or sgd (momentum 0.9, weight decay 1e-4); None: sgd for colour with BatchNorm
+    student_lr: float | None = None  # at its highest; one cycle; None: 4e-3 for adam, 0.1 for sgd
+    temperature: float = 4.0  # of the distillation loss
+    warp: float | None = None  # strength of turning, scaling, shifting; 0: none; None: 1 for colour
+    held_out: int | None = None  # images on which agreement is watched; None: 512, of large ones fewer
+    patience: int = 4  # rounds without a gain in that agreement, after which the end is near; 0: none
+    mixed: float | None = None  # share of the steps with images blended in pairs; None: all for colour
+    features: float | None = None  # on feature maps of the teacher's shape, if it ends so; None: 1 in short trainings
+    fit: bool = True  # a pruned student's layers to the teacher's outputs, by least squares, before it learns
+
+    def feature_weight(self) -> float:
+        """`features`, or what follows from the number of the student's steps."""
+        return float(self.student_steps <= SHORT) if self.features is None else self.features
+
+
+BUDGETS: Mapping[str, Config] = {
+    "fast": Config(),
+    "good": Config(student_steps=16_000),
+    "best": Config(student_steps=64_000),
+}
+SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
+BATCHES = ((16, 128), (64, 256), (math.inf, 64))  # pixels a side at most, and the batches that are usual then
+SHOWN = 4  # times that the student sees a lesson, about; each of its own costs the teacher as much as itself
+SHORT = 2_000  # student steps up to which the teacher's feature maps lead; later they hold back (benchmarks/NOTES.md)
+
+
+def derived(config: Config, teacher: Teacher) -> Config:
+    """The same settings with the prior chosen and what follows from it, without what the teacher does not have.
+
+    The prior, unless named: none up to 16 pixels, where strokes are no digits; strokes for gray images; collages of
+    photographs for colour. Pixels are refined where there is BatchNorm; where there is none, generators are many.
+    """
+    facts, statistics = teacher.images, bool(look(teacher).batch_norms)
+    by_images = "procedural" if facts.channels == 1 else "photo"
+    tiny = (side := max(facts.height, facts.width)) <= 16
+    prior = config.prior or ("none" if tiny else by_images)
+    open_prior(prior, facts)  # says now what is missing
+    of = (2 if statistics and not tiny else 4) if prior == "none" else 8 * statistics  # student steps per image step
+    steps = (config.student_steps // of if of else 0) if config.image_steps is None else config.image_steps
+    rounds = config.rounds or (12 if prior != "none" else 4 if statistics else 20)
+    if prior == "none" and steps < rounds:
+        raise UsageError(
+            f"{steps} image steps in {rounds} rounds make no images",
+            code="E0224",
+            why="without a prior every image comes from a generator, one per round",
+            fix="--set image_steps=480, fewer rounds, or a --prior",
+        )
+    if config.optimizer not in (None, *RATES):
+        raise UsageError(f"no optimizer {config.optimizer!r}", code="E0225", fix=f"one of {', '.join(RATES)}")
+    usual = next(images for pixels, images in BATCHES if side <= pixels)
+    colour = facts.channels > 1  # drawn strokes and generated digits gain nothing, and the teacher's logits stay true
+    warp, mixed = (float(colour) if given is None else given for given in (config.warp, config.mixed))
+    lessons = config.student_steps // SHOWN * bool(warp or mixed or prior == "none")  # else there is nothing to save
+    return replace(
+        config,
+        prior=prior,
+        prior_images=min(config.prior_images or (100_000 if colour else 40_000), LARGEST_MB * 10**6 // numbers(facts)),
+        batch=config.batch or usual,
+        image_batch=config.image_batch or usual,
+        generator_width=config.generator_width or (32 if statistics else 16),
+        rounds=rounds,
+        image_steps=steps,
+        held_out=watched_images(facts) if config.held_out is None else max(1, config.held_out),
+        batch_norm=config.batch_norm if statistics else 0.0,
+        made_share=(0.5 if prior == "none" else 0.25) if config.made_share is None else config.made_share,
+        warp=warp,
+        mixed=mixed,
+        lesson_steps=lessons if config.lesson_steps is None else config.lesson_steps,
+    )
