@@ -212,7 +212,7 @@ def test_plots_or_a_line_about_matplotlib(
 
 
 def test_grids_name_settings_that_exist_and_are_on() -> None:
-    from robustness import GRIDS, cells
+    from robustness import GRIDS, cells, chosen_of
 
     for name, grid in GRIDS.items():
         known = {field.name for field in fields(METHODS[grid.method].Config)}
@@ -226,3 +226,7 @@ def test_grids_name_settings_that_exist_and_are_on() -> None:
         assert set(found["batch x2"].values()) == {512}
         if grid.method == "rdskd_plus":  # whose learning rate is open until the student is known
             assert len(cells(grid, vars(METHODS[grid.method].BUDGETS["fast"]))) == single
+        assert chosen_of(found, []) == found
+        assert list(chosen_of(found, ["batch x2", "as set", "one_hot x9"])) == ["as set", "batch x2"]
+        with pytest.raises(SystemExit, match="as set, "):
+            chosen_of(found, ["one_hot x9"])
