@@ -15,6 +15,7 @@ trains its generator first: its curve begins after that. Their best accuracy is 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import runpy
@@ -32,7 +33,6 @@ from unittest import mock
 import mnist
 import numpy as np
 import torch
-import torchvision
 from record import compress
 from torch import Tensor
 
@@ -41,6 +41,7 @@ from edgekd.evaluation import EvalData, load_eval_data
 from edgekd.inherit import inherit
 from edgekd.networks import LeNet
 from edgekd.types import Teacher
+from edgekd.vision import torchvision
 
 SCRIPTS = {"rdskd": ("generator-train.py", "student-train.py"), "dafl": ("DAFL-train.py",)}
 ACCURACY = re.compile(r"accuracy: ([0-9.]+)", re.IGNORECASE)
@@ -95,13 +96,12 @@ class InMemory(torch.utils.data.Dataset[tuple[Tensor, int]]):
 def changed(teacher: Teacher, data: EvalData, folder: Path, told: Told) -> Iterator[None]:
     """Their surroundings: nothing is read from a pickle, as what they save stays in memory."""
     sys.path.insert(0, str(folder))
-    import lenet  # theirs
-
+    lenet = importlib.import_module("lenet")  # theirs
     ours, whole = LeNet(FACTS, 10), lenet.LeNet5()
     assert inherit(ours, teacher.model)
     whole.load_state_dict(ours.state_dict())
     saved: dict[str, Any] = {"teacher": whole.eval()}
-    loader = torch.utils.data.DataLoader
+    loader, datasets = torch.utils.data.DataLoader, torchvision().datasets
 
     def same(thing: Any, *_: Any, **__: Any) -> Any:
         return thing
@@ -119,7 +119,7 @@ def changed(teacher: Teacher, data: EvalData, folder: Path, told: Told) -> Itera
         return loader(of, **(more | {"num_workers": 0}))
 
     changes: list[tuple[Any, str, Any]] = [(torch, "load", load), (torch, "save", save), (sys, "stdout", told)]
-    changes += [(module, "MNIST", tests) for module in (torchvision.datasets, torchvision.datasets.mnist)]
+    changes += [(module, "MNIST", tests) for module in (datasets, datasets.mnist)]
     changes += [(torch.utils.data, "DataLoader", loading)]
     if not torch.cuda.is_available():
         changes += [(kind, "cuda", same) for kind in (torch.nn.Module, torch.Tensor)]
@@ -159,7 +159,7 @@ def theirs(name: str, clone: Path, teacher: Teacher, data: EvalData, minutes: fl
     facts = {"generator_seconds": round(generator_s, 1)} if name == "rdskd" and generator_s else {}
     best = max((accuracy for _, accuracy in told.curve), default=None)
     seconds = round(time.perf_counter() - told.start - told.tests_s, 1)
-    return {"best": best, "ended": ended, "seconds": seconds, "tests_s": round(told.tests_s, 1), **facts} | {
+    return {"best": best, "ended": ended, "seconds": seconds, "tests_s": round(told.tests_s, 3), **facts} | {
         "curve": told.curve
     }
 

@@ -230,3 +230,63 @@ def test_grids_name_settings_that_exist_and_are_on() -> None:
         assert list(chosen_of(found, ["batch x2", "as set", "one_hot x9"])) == ["as set", "batch x2"]
         with pytest.raises(SystemExit, match="as set, "):
             chosen_of(found, ["one_hot x9"])
+
+
+THEIR_LENET = """
+import torch.nn as nn
+class LeNet5(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = nn.Conv2d(1, 6, 5), nn.Conv2d(6, 16, 5), nn.Conv2d(16, 120, 5)
+        self.fc1, self.fc2 = nn.Linear(120, 84), nn.Linear(84, 10)
+    def forward(self, x):
+        f = nn.functional
+        x = f.max_pool2d(f.relu(self.conv1(x)), 2)
+        x = f.max_pool2d(f.relu(self.conv2(x)), 2)
+        return self.fc2(f.relu(self.fc1(f.relu(self.conv3(x)).flatten(1))))
+"""
+THEIR_TRAINING = """
+import argparse, torch
+from torch.utils.data import DataLoader
+from torchvision.datasets.mnist import MNIST
+parser = argparse.ArgumentParser()
+parser.add_argument("--teacher_dir"), parser.add_argument("--output_dir")
+given = parser.parse_args()
+teacher = torch.load(given.teacher_dir + "teacher").cuda()
+while True:
+    loader = DataLoader(MNIST("nowhere", train=False), batch_size=5, num_workers=1)
+    right = sum((teacher(x.cuda()).argmax(1) == y.cuda()).sum().item() for x, y in loader)
+    print("Test Avg. Loss: 0.5, Accuracy: %f" % (right / 20))
+    torch.save(teacher, given.output_dir + "student")
+    if ENDS:
+        break
+"""
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_released_code_runs_as_it_is_on_our_teacher_and_in_its_time(ends: bool, tmp_path: Path) -> None:
+    """Code of their kind: pickles, .cuda() and torchvision's MNIST, none of which is there."""
+    import mnist
+    import released
+    import torch
+
+    from edgekd import load_teacher, save_teacher
+    from edgekd.evaluation import EvalData
+    from edgekd.networks import LeNet
+
+    torch.manual_seed(0)
+    save_teacher(LeNet(mnist.FACTS, 10), tmp_path / "teacher.pt", images=mnist.FACTS, classes=list("0123456789"))
+    teacher = load_teacher(tmp_path / "teacher.pt")
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 1, 32, 32), dtype=np.uint8)
+    with torch.no_grad():
+        labels = teacher.model((torch.from_numpy(pixels).float() / 255 - 0.1307) / 0.3081).argmax(1).numpy()
+    labels[:5] = (labels[:5] + 1) % 10
+    (clone := tmp_path / "clone").mkdir()
+    (clone / "lenet.py").write_text(THEIR_LENET)
+    (clone / "DAFL-train.py").write_text(THEIR_TRAINING.replace("ENDS", str(ends)))
+    before = torch.load, sys.stdout, list(sys.path)
+    found = released.theirs("dafl", clone, teacher, EvalData(pixels, labels, "test", "0"), 1.0 if ends else 0.02)
+    assert found["best"] == 0.75 and found["ended"] is ends and found["curve"][0][1] == 0.75
+    assert found["tests_s"] > 0 and found["curve"][-1][0] <= found["seconds"] + 0.1
+    assert (torch.load, sys.stdout, sys.path) == before and "lenet" not in sys.modules
+    assert not (clone / "student").exists()
