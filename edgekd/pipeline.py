@@ -164,13 +164,13 @@ def doubts(teacher: Teacher, config: Any) -> list[str]:
 
     Figures on CIFAR-10 and at 224x224 are gathered by Fast-DFKD (AAAI 2022) and CMI (2021): all with BatchNorm.
     """
-    found, side = [], max(teacher.images.height, teacher.images.width)
+    found, side, none = [], max(teacher.images.height, teacher.images.width), getattr(config, "prior", "none") == "none"
     if not look(teacher).batch_norms:
+        made = "are made from its answers alone" if none else "of the prior stay as drawn, with no statistics to go by"
         found.append(
-            "the teacher has no BatchNorm: images are made from its answers alone, and students of such teachers are "
-            "further from them; --eval-data shows how far"
+            f"the teacher has no BatchNorm: images {made}; its students are further off, --eval-data shows how far"
         )
-    if side > LARGE and getattr(config, "prior", "none") == "none":
+    if side > LARGE and none:
         found.append(f"generators alone fail at {side} pixels: use --prior photo, procedural or a picture")
     if len(teacher.classes) >= MANY:
         found.append(

@@ -56,7 +56,7 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("build", "facts", "warned", "whole"),
     [
-        (group_norm, images(3, 32), ("no BatchNorm", "100 classes"), False),
+        (group_norm, images(3, 32), ("no BatchNorm: images of the prior stay", "100 classes"), False),
         (transformer, images(3, 32), ("no BatchNorm",), True),
         (plain, images(1, 28), ("no BatchNorm",), False),
         (large, images(3, 96), ("1000 classes",), True),
@@ -95,3 +95,11 @@ def test_generators_alone_are_warned_of_where_images_are_large(tmp_path: Path) -
     found = doubts(teacher, configure("rdskd_plus", "fast", {"prior": "none"}, teacher))
     assert any("--prior photo" in line for line in found)
     assert not any("--prior" in line for line in doubts(teacher, configure("rdskd_plus", "fast", {}, teacher)))
+
+
+@pytest.mark.parametrize(("prior", "words"), [("none", "from its answers alone"), ("procedural", "stay as drawn")])
+def test_without_batch_norm_it_is_said_where_the_images_come_from(prior: str, words: str, tmp_path: Path) -> None:
+    save_teacher(plain(), tmp_path / "teacher.pt", images=images(1, 28), classes=list("0123456789"))
+    teacher = load_teacher(tmp_path / "teacher.pt")
+    (doubt,) = doubts(teacher, configure("rdskd_plus", "fast", {"prior": prior}, teacher))
+    assert words in doubt and "--eval-data" in doubt
