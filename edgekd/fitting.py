@@ -43,6 +43,7 @@ def fit_pruned(student: nn.Module, teacher: nn.Module, images: Sequence[Tensor],
     normalised. From the first layer to the last, each on what those before it then give. Left as they are: grouped
     convolutions, layers with more than MOST inputs per output, and those of which the images show too few places.
     """
+    images = [x.float() for x in images]  # a generator's may be in bf16
     whole, kept = dict(teacher.named_modules()), kept_channels(student)
     fits = [fit for fit in _in_order(student, images[0][:2]) if _lost_inputs(fit.layer, whole.get(fit.name))]
     each = max(1, PLACES // sum(len(x) for x in images))
