@@ -123,8 +123,8 @@ def test_what_cannot_be_fitted_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_same_seed_gives_the_same_weights() -> None:
     teacher = block()
-    first, second, third = (pruned(as_teacher(teacher), share=0.5) for _ in range(3))
+    first, second = (pruned(as_teacher(teacher), share=0.5) for _ in range(2))
     few = [x.bfloat16() for x in images(300)]  # as a generator may give them
-    for student, seed in ((first, 0), (second, 0), (third, 1)):
-        assert fit_pruned(student, teacher, few, seed=seed) == ["2"]
+    for student in (first, second):
+        assert fit_pruned(student, teacher, few, seed=0) == ["2"]
     assert torch.equal(of(first, "2").weight, of(second, "2").weight)
