@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd import Images, losses
+from edgekd import Images, losses, rdskd_plus_settings
 from edgekd.compute import answers_of, one_cycle
 from edgekd.early_stop import rounds_left
 from edgekd.fitting import fit_pruned
-from edgekd.methods import configure, rdskd_plus, rdskd_plus_settings
+from edgekd.methods import configure, rdskd_plus
 from edgekd.methods.rdskd_plus import Config
 from edgekd.networks import LeNet, ResNet
 from edgekd.pace import planned

@@ -22,10 +22,10 @@ from edgekd.early_stop import agreement, rounds_left
 from edgekd.fitting import fit_pruned
 from edgekd.generator import Pixels, images_from, new_generator
 from edgekd.grid import write_grid
-from edgekd.methods.rdskd_plus_settings import BUDGETS, SCALES, SHORT, Config, derived
 from edgekd.observe import Observed, share_maps
 from edgekd.prior import Source, open_prior
 from edgekd.pruning import kept_channels
+from edgekd.rdskd_plus_settings import BUDGETS, SCALES, SHORT, Config, derived
 from edgekd.room import capacities, numbers, parts, per_drawing, per_pass
 from edgekd.types import Run, Sampler, Teacher
 
