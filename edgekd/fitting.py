@@ -50,7 +50,7 @@ def fit_pruned(student: nn.Module, teacher: nn.Module, images: Sequence[Tensor],
     wanted: dict[str, list[Tensor]] = {fit.name: [] for fit in fits}
     for batch, x in enumerate(images):
         for name, output in _outputs(teacher, {name: whole[name] for name in wanted}, x).items():
-            rows = _at(output, each, seed + batch)
+            rows = _at(whole[name], output, each, seed + batch)
             wanted[name].append(rows[:, kept[name].to(rows.device)] if name in kept else rows)
     return [fit.name for fit in fits if _solved(fit, student, images, wanted[fit.name], each, seed)]
 
@@ -149,7 +149,7 @@ def _input(network: nn.Module, layer: Layer, x: Tensor) -> Tensor:
 def _patches(layer: Layer, x: Tensor, wanted: Tensor, each: int, seed: int) -> Tensor:
     """(places, inputs): what the layer's outputs at the places are computed from, in the order of its weights."""
     if isinstance(layer, nn.Linear) or isinstance(layer.padding, str):
-        return x
+        return _at(layer, x, each, seed)
     (down, across), (high, wide), (gap, gap_across) = layer.padding, layer.kernel_size, layer.dilation
     padded = F.pad(x, (across, across, down, down))
     height = (padded.shape[2] - gap * (high - 1) - 1) // layer.stride[0] + 1
@@ -160,12 +160,16 @@ def _patches(layer: Layer, x: Tensor, wanted: Tensor, each: int, seed: int) -> T
     return torch.stack(shifted, dim=-1).flatten(1)
 
 
-def _at(output: Tensor, each: int, seed: int) -> Tensor:
-    """(places, outputs) of a convolution's (N, C, H, W), or a linear layer's (N, C) as it is."""
-    if output.ndim == 2:
-        return output
-    image, row, column = _places(len(output), output.shape[2], output.shape[3], each, seed, output.device)
-    return output[image, :, row, column]
+def _at(layer: nn.Module, x: Tensor, each: int, seed: int) -> Tensor:
+    """(places, channels) of what a layer gives: (N, C, H, W) of a convolution; (N, ..., C) of, or for, a linear one."""
+    if isinstance(layer, nn.Linear):
+        if x.ndim == 2:
+            return x
+        x = x.flatten(1, -2)  # tokens, or pixels with their channels last
+        image, _, token = _places(len(x), 1, x.shape[1], each, seed, x.device)
+        return x[image, token]
+    image, row, column = _places(len(x), x.shape[2], x.shape[3], each, seed, x.device)
+    return x[image, :, row, column]
 
 
 def _places(n: int, height: int, width: int, each: int, seed: int, device: torch.device) -> tuple[Tensor, ...]:

@@ -128,3 +128,31 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     for student in (first, second):
         assert fit_pruned(student, teacher, few, seed=0) == ["2"]
     assert torch.equal(of(first, "2").weight, of(second, "2").weight)
+
+
+class Tokens(nn.Module):
+    """A block of a transformer, or of a ConvNeXt: linear layers on each pixel's channels, a shortcut around them."""
+
+    def __init__(self, *, flat: bool) -> None:
+        super().__init__()
+        self.flat, self.stem = flat, nn.Conv2d(3, 8, 4, stride=4)
+        self.wide, self.narrow, self.head = nn.Linear(8, 32), nn.Linear(32, 8), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).permute(0, 2, 3, 1)
+        x = x.flatten(1, 2) if self.flat else x
+        x = x + self.narrow(torch.relu(self.wide(x)))
+        logits: Tensor = self.head(x.flatten(1, -2).mean(1))
+        return logits
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_linear_layers_of_tokens_are_fitted_token_by_token(flat: bool) -> None:
+    torch.manual_seed(0)
+    teacher = Tokens(flat=flat).eval()
+    student = pruned(as_teacher(teacher), share=0.7)
+    before, x = copy.deepcopy(student), torch.randn(64, 3, 16, 16)
+    assert fit_pruned(student, teacher, images(), seed=0) == ["narrow"]
+    with torch.no_grad():
+        wanted = teacher(x)
+        assert (student(x) - wanted).square().mean() < 0.7 * (before(x) - wanted).square().mean()
