@@ -45,7 +45,8 @@ def fit_pruned(student: nn.Module, teacher: nn.Module, images: Sequence[Tensor],
     """
     images = [x.float() for x in images]  # a generator's may be in bf16
     whole, kept = dict(teacher.named_modules()), kept_channels(student)
-    fits = [fit for fit in _in_order(student, images[0][:2]) if _lost_inputs(fit.layer, whole.get(fit.name))]
+    ran = _in_order(student, images[0][:2])
+    fits = [fit for fit in ran if _lost_inputs(fit.layer, whole.get(fit.name), kept.get(fit.name))]
     each = max(1, PLACES // sum(len(x) for x in images))
     wanted: dict[str, list[Tensor]] = {fit.name: [] for fit in fits}
     for batch, x in enumerate(images):
@@ -111,9 +112,11 @@ def _in_order(student: nn.Module, x: Tensor) -> list[Fit]:
     return list(found.values())
 
 
-def _lost_inputs(layer: Layer, was: nn.Module | None) -> bool:
+def _lost_inputs(layer: Layer, was: nn.Module | None, kept: Tensor | None) -> bool:
     """Whether a layer has fewer inputs than its namesake had, and is of a kind that can be fitted."""
     if not isinstance(was, nn.Conv2d | nn.Linear) or layer.weight.ndim != was.weight.ndim:
+        return False
+    if len(layer.weight) != len(was.weight if kept is None else kept):  # nobody knows which outputs are left
         return False
     if isinstance(layer, nn.Conv2d) and (
         layer.groups > 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str)
