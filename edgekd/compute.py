@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from edgekd.divergence import paced, watched
 from edgekd.memory import fits_memory
+from edgekd.muon import Muon
 from edgekd.observe import Observed
 from edgekd.ranks import ranks, split, sum_gradients
 from edgekd.room import per_pass
 from edgekd.types import Run
 
 M = TypeVar("M", bound=nn.Module)
-RATES = {"adam": 4e-3, "sgd": 0.1}  # the student's highest learning rate by optimizer
+RATES = {"adam": 4e-3, "sgd": 0.1, "muon": 0.1}  # the student's highest learning rate by optimizer
 COMPILE_AFTER = 500  # calls of one kind: at 20 ms each 10 s, where compiling a ResNet takes about a minute
 COMPILER = "inductor"
 _calls: WeakKeyDictionary[nn.Module, Counter[tuple[Any, ...]]] = WeakKeyDictionary()
@@ -124,6 +125,8 @@ def student_optimizer(student: nn.Module, name: str | None, lr: float | None, *,
     lr = RATES[name] if lr is None else lr
     if name == "adam":
         return adam(student.parameters(), lr)
+    if name == "muon":
+        return Muon(student.parameters(), lr)
     return torch.optim.SGD(student.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=True)
 
 
