@@ -116,9 +116,7 @@ def compress(
         real = None if calibration_data is None else load_real_images(calibration_data, read.images)
         otherwise = plan.parent if plan else arguments.folder(teacher, profile)
         with elsewhere.folder_of(out, otherwise, display.say, display.warn) as folder:
-            shown = ", ".join(f"{k} {v}" for k, v in vars(config).items())
             display.training(config, folder)
-            display.say(f"settings of {asked.method}, budget {asked.budget}: {shown}")
             result = pipeline.compress(
                 read, device, folder, method=asked.method, budget=asked.budget, minutes=asked.minutes,
                 settings=asked.settings, family=asked.student, like_teacher=like_teacher, seed=asked.seed,

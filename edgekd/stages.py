@@ -114,7 +114,6 @@ def distilled(
     """The trained student and generated images that it has not seen, from disk where this stage is finished.
 
     warn: told where a damaged checkpoint is passed over.
-
     Processes that torchrun started beside the first end here, by SystemExit.
     """
     images, student_file, images_file = sizing.spec.images, folder / "student.pt", folder / "images.npz"
@@ -124,6 +123,8 @@ def distilled(
         discard(folder)
         with np.load(images_file, allow_pickle=False) as stored:
             return load_teacher(student_file).model, stored["pixels"]
+    shown = ", ".join(f"{name} {value}" for name, value in vars(recipe.config).items())
+    say(f"settings of {recipe.method}, budget {recipe.budget}: {shown}")
     say(f"distilling with {recipe.method} on {choose_device()}")
     device = choose_device()
     keep_freed_memory()

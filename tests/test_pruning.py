@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from edgekd.latency import cost
 from edgekd.networks import LeNet, ResNet, mobilenet_v2
 from edgekd.pruning import pruned, prunings
 from edgekd.sizing import size_student
+from edgekd.steps import distill
 from edgekd.student import first_student, name_of, named
 from edgekd.types import Teacher
 
@@ -104,3 +107,13 @@ def test_sized_and_built_by_name() -> None:
     assert name_of(sizing.spec) == "pruned:0.50" and named("pruned:0.50", FACTS, teacher.classes) == sizing.spec
     assert count == sum(p.numel() for p in student.parameters())
     assert sizing.student == cost(student, FACTS) and sizing.student.macs <= sizing.teacher.macs / 2
+
+
+def test_the_settings_that_are_printed_are_those_that_it_learns_by(tmp_path: Path) -> None:
+    """A pruned student's differ from those asked for."""
+    images = {"prior": "none", "rounds": 1, "image_steps": 4, "image_batch": 20, "generator_width": 8, "latent": 4}
+    settings = images | {"student_steps": 2, "batch": 8, "held_out": 8}
+    teacher, said = as_teacher(resnet(1, width=8)), list[str]()
+    distill(teacher, load_profile("cpu"), tmp_path, family="pruned:0.6", settings=settings, say=said.append)
+    shown = next(line for line in said if line.startswith("settings of rdskd_plus, budget fast: "))
+    assert "student_lr 0.02" in shown and "features 1.0" in shown and "student_steps 2" in shown
