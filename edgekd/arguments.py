@@ -15,6 +15,8 @@ from edgekd.files import opened, parsed
 if TYPE_CHECKING:
     from edgekd.types import Teacher
 
+WORD = re.compile(r"(?!(true|false|null|NaN|Infinity)$)[A-Za-z][\w./-]*")  # what is text as a setting without quotes
+
 
 def there(checkpoint: Path) -> None:
     """Raises TeacherError where no checkpoint can be read from. Needs no torch, whose import takes seconds."""
@@ -85,14 +87,14 @@ def _scaled(text: str, option: str, units: Mapping[str, float], example: str) ->
 
 
 def settings(given: list[str] | None) -> dict[str, Any]:
-    """Each "name=number" of --set as a mapping. Raises UsageError."""
-    found = {}
+    """Each "name=value" of --set as a mapping; a word needs no quotes. Raises UsageError."""
+    found: dict[str, Any] = {}
     for item in given or []:
         name, _, value = item.partition("=")
         try:
-            found[name] = parsed(value)
+            found[name] = value if WORD.fullmatch(value) else parsed(value)
         except ValueError as error:
-            fix = "write name=number, e.g.  --set student_lr=1e-3"
+            fix = "write name=value, e.g.  --set student_lr=1e-3  or  --set optimizer=sgd"
             raise UsageError(f"--set {item} is not a setting", code="E0205", fix=fix) from error
     return found
 

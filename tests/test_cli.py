@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from conftest import BRIEF, Example
 from torch import nn
 from typer.testing import CliRunner
 
+from edgekd import arguments
 from edgekd.__main__ import app
+from edgekd.errors import UsageError
 
 SHARED = Path(__file__).parents[2] / "shared"
 CIFAR = ["--arch", "resnet20", "--input", "3x32x32", "--mean", ".485,.456,.406", "--std", ".229,.224,.225"]
@@ -229,3 +232,26 @@ def test_teacher_of_others_scores_what_its_author_says(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "assumed normalisation of resnet20: imagenet" in done.stderr
     assert json.loads(done.stdout)["top1"] == 1821 / 2000
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("optimizer=sgd", "sgd"),
+        ('optimizer="sgd"', "sgd"),
+        ("student_lr=1e-3", 1e-3),
+        ("fit=false", False),
+        ("rounds=null", None),
+        ("prior=my/photo-1.jpg", "my/photo-1.jpg"),
+    ],
+)
+def test_settings_are_json_or_a_word(given: str, value: Any) -> None:
+    found = arguments.settings([given])[given.partition("=")[0]]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("given", ["student_lr", "student_lr=", "student_lr=1e", "prior={"])
+def test_settings_that_are_none(given: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        arguments.settings([given])
+    assert refused.value.code == "E0205" and given in refused.value.what
