@@ -8,13 +8,15 @@
 Their scripts run as they are, with their own settings, for --minutes each; edgekd's default, with a prior and without,
 runs first. Changed from outside: .cuda() does nothing where there is no GPU, the teacher is the same one (their LeNet5
 has its layers), the test images are padded to 32x32 as the teacher's were and come from memory. One JSON line per run:
-the curve is [seconds, test accuracy] at each of the code's own tests, and those take no part of the seconds. RDSKD
-trains its generator first: its curve begins after that. Their best accuracy is given, a choice by test images.
+the curve is [seconds, test accuracy] at each of the code's own tests, and those take no part of the seconds; steps are
+those of training that were done. RDSKD trains its generator first: its curve begins after that. Their best accuracy is
+given, a choice by test images.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib
 import json
 import re
@@ -58,6 +60,7 @@ class Told:
     def __init__(self) -> None:
         self.start, self.testing, self.tests_s = time.perf_counter(), 0.0, 0.0
         self.curve: list[tuple[float, float]] = []
+        self.steps = 0  # of training, of all scripts
 
     def test_begins(self) -> None:
         self.testing = time.perf_counter()
@@ -118,7 +121,12 @@ def changed(teacher: Teacher, data: EvalData, folder: Path, told: Told) -> Itera
     def loading(of: Any, **more: Any) -> Any:
         return loader(of, **(more | {"num_workers": 0}))
 
-    changes: list[tuple[Any, str, Any]] = [(torch, "load", load), (torch, "save", save), (sys, "stdout", told)]
+    def backward(loss: Tensor, *arguments: Any, _backward: Any = torch.Tensor.backward, **options: Any) -> None:
+        _backward(loss, *arguments, **options)
+        told.steps += 1
+
+    changes: list[tuple[Any, str, Any]] = [(torch.Tensor, "backward", backward)]
+    changes += [(torch, "load", load), (torch, "save", save), (sys, "stdout", told)]
     changes += [(module, "MNIST", tests) for module in (datasets, datasets.mnist)]
     changes += [(torch.utils.data, "DataLoader", loading)]
     if not torch.cuda.is_available():
@@ -159,9 +167,8 @@ def theirs(name: str, clone: Path, teacher: Teacher, data: EvalData, minutes: fl
     facts = {"generator_seconds": round(generator_s, 1)} if name == "rdskd" and generator_s else {}
     best = max((accuracy for _, accuracy in told.curve), default=None)
     seconds = round(time.perf_counter() - told.start - told.tests_s, 1)
-    return {"best": best, "ended": ended, "seconds": seconds, "tests_s": round(told.tests_s, 3), **facts} | {
-        "curve": told.curve
-    }
+    found = {"best": best, "ended": ended, "seconds": seconds, "tests_s": round(told.tests_s, 3), "steps": told.steps}
+    return found | facts | {"curve": told.curve}
 
 
 def main() -> None:
@@ -186,7 +193,12 @@ def main() -> None:
         data = load_eval_data(folder / "test.npz", teacher.images, len(teacher.classes))
         for name in SCRIPTS:
             if clone := getattr(given, name):
-                found = {"code": name, "minutes": given.minutes, "threads": torch.get_num_threads()}
+                found = {
+                    "date": datetime.date.today().isoformat(),
+                    "code": name,
+                    "minutes": given.minutes,
+                    "threads": torch.get_num_threads(),
+                }
                 found |= theirs(name, clone, teacher, data, given.minutes)
                 with open(given.out, "a", encoding="utf-8") as file:
                     print(json.dumps(found), file=file)
