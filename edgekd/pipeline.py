@@ -186,7 +186,7 @@ def gentle(config: Any) -> Any:
     """
     open_: dict[str, Any] = {"features": 1.0} if getattr(config, "features", 0.0) is None else {}
     if "optimizer" in vars(config) and config.optimizer != "adam" and config.student_lr is None:
-        open_ |= {"optimizer": "sgd", "student_lr": RATES["sgd"] / 5}
+        open_ |= {"optimizer": (name := config.optimizer or "sgd"), "student_lr": RATES[name] / 5}
     return dataclasses.replace(config, **open_) if open_ else config
 
 

@@ -38,8 +38,8 @@ class Config:
     student_steps: int = 4_000
     batch: int = 0  # images per student step; 0: likewise
     made_share: float | None = None  # of a student's batch from the made images; None: 0.25 beside a prior, else 0.5
-    optimizer: str | None = None  # adam or sgd (momentum 0.9, weight decay 1e-4); None: sgd for colour with BatchNorm
-    student_lr: float | None = None  # at its highest; one cycle; None: 4e-3 for adam, 0.1 for sgd
+    optimizer: str | None = None  # adam, muon, sgd (momentum 0.9, weight decay 1e-4); None: muon for colour
+    student_lr: float | None = None  # at its highest; one cycle; None: 4e-3 for adam, else 0.1
     temperature: float = 4.0  # of the distillation loss
     warp: float | None = None  # strength of turning, scaling, shifting; 0: none; None: 1 for colour
     held_out: int | None = None  # images on which agreement is watched; None: 512, of large ones fewer

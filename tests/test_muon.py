@@ -92,7 +92,11 @@ def test_parameters_without_a_gradient_stay() -> None:
     assert weight.eq(1).all()
 
 
-def test_it_can_be_named() -> None:
-    model = network()
-    found = compute.student_optimizer(model, "muon", None, colour=True)
+def test_students_of_colour_images_with_batch_norm_learn_by_it() -> None:
+    found = compute.student_optimizer(network(), None, None, colour=True)
     assert isinstance(found, Muon) and found.param_groups[0]["lr"] == compute.RATES["muon"]
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+    assert isinstance(compute.student_optimizer(plain, None, None, colour=True), torch.optim.Adam)
+    assert isinstance(compute.student_optimizer(network(), None, None, colour=False), torch.optim.Adam)
+    assert isinstance(compute.student_optimizer(network(), "sgd", 0.3, colour=True), torch.optim.SGD)
+    assert isinstance(compute.student_optimizer(plain, "muon", 0.3, colour=False), Muon)

@@ -237,6 +237,8 @@ def test_a_pruned_student_learns_gently(teacher: Teacher) -> None:
     config = configure("rdskd_plus", "fast", {}, teacher)
     assert (config.optimizer, config.student_lr) == (None, None)
     assert (pipeline.gentle(config).optimizer, pipeline.gentle(config).student_lr) == ("sgd", 0.02)
+    muon = pipeline.gentle(dataclasses.replace(config, optimizer="muon"))
+    assert (muon.optimizer, muon.student_lr) == ("muon", 0.02)
     assert config.student_steps > SHORT and pipeline.gentle(config).feature_weight() == 1
     for settings in ({"optimizer": "adam", "features": 0.0}, {"student_lr": 0.05, "features": 2.0}):
         chosen = configure("rdskd_plus", "fast", settings, teacher)

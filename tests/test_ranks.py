@@ -68,7 +68,7 @@ def one_step(folder: Path) -> dict[str, Tensor]:
     return found | {"distillation": loss.detach(), **model.state_dict()}
 
 
-def trained(folder: Path, prior: str, **further: float) -> dict[str, Tensor]:
+def trained(folder: Path, prior: str, **further: Any) -> dict[str, Tensor]:
     """The student of a short whole training."""
     of, model = teacher(), student()
     settings = {"prior": prior, "rounds": 2, "image_steps": 8, "student_steps": 8, "image_batch": 16, "batch": 16}
@@ -88,6 +88,10 @@ def without_prior(folder: Path) -> dict[str, Tensor]:
 
 def with_prior(folder: Path) -> dict[str, Tensor]:
     return trained(folder, "procedural")
+
+
+def by_muon(folder: Path) -> dict[str, Tensor]:
+    return trained(folder, "procedural", optimizer="muon")
 
 
 def work(rank: int, folder: Path) -> None:
@@ -114,7 +118,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Task], list[dict
     return found
 
 
-@pytest.mark.parametrize("task", [one_step, without_prior, with_prior])
+@pytest.mark.parametrize("task", [one_step, without_prior, with_prior, by_muon])
 def test_two_processes_train_as_one(
     task: Task, both: Callable[[Task], list[dict[str, Tensor]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +194,7 @@ def stopped(folder: Path) -> dict[str, Tensor]:
     return {"step": torch.tensor(step), "saved": torch.tensor(kept.restore({})["step"])}
 
 
-TASKS: tuple[Task, ...] = (one_step, without_prior, with_prior, indivisible, stopped)
+TASKS: tuple[Task, ...] = (one_step, without_prior, with_prior, by_muon, indivisible, stopped)
 
 
 def test_a_stop_of_one_process_stops_all_at_the_same_step(both: Callable[[Task], list[dict[str, Tensor]]]) -> None:
