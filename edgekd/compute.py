@@ -114,14 +114,16 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
     return value
 
 
-def student_optimizer(student: nn.Module, name: str | None, lr: float | None, *, colour: bool) -> torch.optim.Optimizer:
+def student_optimizer(
+    student: nn.Module, name: str | None, lr: float | None, *, colour: bool, short: bool
+) -> torch.optim.Optimizer:
     """The optimizer `name` of RATES at the rate `lr`, by default its own.
 
-    By default Muon for students with BatchNorm of colour images, which then learn more from the same images than by SGD
-    or Adam, else Adam (benchmarks/NOTES.md).
+    By default Adam, for students with BatchNorm of colour images SGD, in short trainings Muon: they learn more by it
+    from the same images (benchmarks/NOTES.md).
     """
     norms = any(isinstance(module, nn.BatchNorm2d) for module in student.modules())
-    name = name or ("muon" if norms and colour else "adam")
+    name = name or ("adam" if not (norms and colour) else "muon" if short else "sgd")
     lr = RATES[name] if lr is None else lr
     if name == "adam":
         return adam(student.parameters(), lr)

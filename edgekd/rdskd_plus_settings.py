@@ -38,7 +38,7 @@ class Config:
     student_steps: int = 4_000
     batch: int = 0  # images per student step; 0: likewise
     made_share: float | None = None  # of a student's batch from the made images; None: 0.25 beside a prior, else 0.5
-    optimizer: str | None = None  # adam, muon, sgd (momentum 0.9, weight decay 1e-4); None: muon for colour
+    optimizer: str | None = None  # adam, muon, sgd (momentum 0.9, weight decay 1e-4); None: by student and steps
     student_lr: float | None = None  # at its highest; one cycle; None: 4e-3 for adam, else 0.1
     temperature: float = 4.0  # of the distillation loss
     warp: float | None = None  # strength of turning, scaling, shifting; 0: none; None: 1 for colour
@@ -48,9 +48,13 @@ class Config:
     features: float | None = None  # on feature maps of the teacher's shape, if it ends so; None: 1 in short trainings
     fit: bool = True  # a pruned student's layers to the teacher's outputs, by least squares, before it learns
 
+    def short(self) -> bool:
+        """Whether the student's steps are so few that the teacher's feature maps and Muon lead."""
+        return self.student_steps <= SHORT
+
     def feature_weight(self) -> float:
         """`features`, or what follows from the number of the student's steps."""
-        return float(self.student_steps <= SHORT) if self.features is None else self.features
+        return float(self.short()) if self.features is None else self.features
 
 
 BUDGETS: Mapping[str, Config] = {
@@ -61,7 +65,7 @@ BUDGETS: Mapping[str, Config] = {
 SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
 BATCHES = ((16, 128), (64, 256), (math.inf, 64))  # pixels a side at most, and the batches that are usual then
 SHOWN = 4  # times that the student sees a lesson, about; each of its own costs the teacher as much as itself
-SHORT = 2_000  # student steps up to which the teacher's feature maps lead; later they hold back (benchmarks/NOTES.md)
+SHORT = 2_000  # student steps; beyond, feature maps hold back and Muon has not shown a gain (benchmarks/NOTES.md)
 
 
 def derived(config: Config, teacher: Teacher) -> Config:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgekd import compute
 from edgekd.muon import SHARE, Muon, orthogonal
+from edgekd.rdskd_plus_settings import SHORT, Config
 
 
 @pytest.mark.parametrize("shape", [(8, 27), (40, 12), (16, 16), (1, 9)])
@@ -92,11 +93,17 @@ def test_parameters_without_a_gradient_stay() -> None:
     assert weight.eq(1).all()
 
 
-def test_students_of_colour_images_with_batch_norm_learn_by_it() -> None:
-    found = compute.student_optimizer(network(), None, None, colour=True)
-    assert isinstance(found, Muon) and found.param_groups[0]["lr"] == compute.RATES["muon"]
+def test_students_of_colour_images_with_batch_norm_learn_by_it_in_short_trainings() -> None:
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-    assert isinstance(compute.student_optimizer(plain, None, None, colour=True), torch.optim.Adam)
-    assert isinstance(compute.student_optimizer(network(), None, None, colour=False), torch.optim.Adam)
-    assert isinstance(compute.student_optimizer(network(), "sgd", 0.3, colour=True), torch.optim.SGD)
-    assert isinstance(compute.student_optimizer(plain, "muon", 0.3, colour=False), Muon)
+
+    def kind(model: nn.Module, name: str | None = None, *, colour: bool = True, short: bool = True) -> type:
+        return type(compute.student_optimizer(model, name, None, colour=colour, short=short))
+
+    assert kind(network()) is Muon and kind(network(), short=False) is torch.optim.SGD
+    assert kind(plain) is kind(plain, short=False) is kind(network(), colour=False) is torch.optim.Adam
+    assert kind(network(), "sgd") is torch.optim.SGD and kind(plain, "muon", short=False) is Muon
+    assert compute.student_optimizer(plain, "muon", None, colour=True, short=True).param_groups[0]["lr"] == 0.1
+
+
+def test_settings_tell_short_trainings() -> None:
+    assert Config(student_steps=SHORT).short() and not Config(student_steps=SHORT + 1).short()

@@ -51,7 +51,9 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     )
     maker = _maker(source, config, teacher, run, round_=0)
     optim_m = adam(maker.parameters(), config.image_lr if source else config.generator_lr, (0.5, 0.999))
-    optim_s = student_optimizer(student, config.optimizer, config.student_lr, colour=facts.channels > 1)
+    optim_s = student_optimizer(
+        student, config.optimizer, config.student_lr, colour=facts.channels > 1, short=config.short()
+    )
     student_lr = optim_s.param_groups[0]["lr"]
     checkpoint = Checkpoint(
         run.folder / "distillation.ckpt",
