@@ -33,8 +33,9 @@ from edgekd.evaluation import EvalData, load_eval_data, top1
 from edgekd.export import torch_logits
 from edgekd.fidelity import fidelity
 from edgekd.files import plain
-from edgekd.methods import configure, distill
-from edgekd.pipeline import gentle, no_log
+from edgekd.methods import configure, distill, gentle, prior_of
+from edgekd.pipeline import no_log
+from edgekd.saliency import shown_by
 from edgekd.student import first_student, named
 from edgekd.teacher import load_teacher, save_teacher
 from edgekd.types import Images, Run, Teacher
@@ -149,7 +150,9 @@ def trained(trial: Trial, teacher: Teacher, folder: Path) -> float:
     config = configure("rdskd_plus", "fast", trial.settings(), teacher)
     spec = named(trial.student, teacher.images, teacher.classes)
     assert spec, trial.student
-    config = gentle(config) if spec.family == "pruned" else config
+    if spec.family == "pruned":
+        spec = replace(spec, channels_by=shown_by(prior_of(config), teacher.images))
+    config = gentle(config, spec)
     student, _ = first_student(spec, teacher, seed=trial.seed)
     with tempfile.TemporaryDirectory() as temporary:
         run = Run(torch.device("cpu"), trial.seed, Path(temporary), no_log)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from typing import Any
 import edgekd
 from edgekd import candidates
 from edgekd.bundle import read_bundle
-from edgekd.compute import RATES
 from edgekd.deployed import Choice, choose
 from edgekd.device import RUNTIMES, Board, Outcome, run_bundle, run_fleet
 from edgekd.errors import InputError, UsageError
@@ -23,7 +21,7 @@ from edgekd.families import name_of
 from edgekd.files import from_dict, nearest, plain, write_json
 from edgekd.footprint import held_to
 from edgekd.lock import locked
-from edgekd.methods import configure
+from edgekd.methods import configure, gentle, prior_of
 from edgekd.observe import look
 from edgekd.pace import expected_seconds, within
 from edgekd.ranks import first, meet, one_after_the_first, others_there, ranks
@@ -110,12 +108,12 @@ def compress(
     before = folder / "settings.json"
     if board and before.is_file():  # what was measured then is not measured again
         family = name_of(from_dict(StudentSpec, read_settings(before)["student"], where=str(before)))
-    found = search(teacher, profile, family=family, like_teacher=like_teacher, must_fit=board is None)
+    prior = prior_of(config)
+    found = search(teacher, profile, family=family, like_teacher=like_teacher, must_fit=board is None, prior=prior)
     if board and not before.is_file():
         found = measured_first(found, teacher, profile, lambda bundle: board(bundle, quick=True), say=say)
     sizing = sized(found, teacher, profile)
-    if sizing.spec.family == "pruned":
-        config = gentle(config)
+    config = gentle(config, sizing.spec)
     if minutes is not None:
         budget = f"{minutes:g} minutes"
         config = _stored(folder, method, budget, config) or _timed(
@@ -164,7 +162,7 @@ def doubts(teacher: Teacher, config: Any) -> list[str]:
 
     Figures on CIFAR-10 and at 224x224 are gathered by Fast-DFKD (AAAI 2022) and CMI (2021): all with BatchNorm.
     """
-    found, side, none = [], max(teacher.images.height, teacher.images.width), getattr(config, "prior", "none") == "none"
+    found, side, none = [], max(teacher.images.height, teacher.images.width), prior_of(config) == "none"
     if not look(teacher).batch_norms:
         made = "are made from its answers alone" if none else "of the prior stay as drawn, with no statistics to go by"
         found.append(
@@ -177,17 +175,6 @@ def doubts(teacher: Teacher, config: Any) -> list[str]:
             f"{len(teacher.classes)} classes: short budgets leave a student far from its teacher; --budget best"
         )
     return found
-
-
-def gentle(config: Any) -> Any:
-    """The settings for a student that is the teacher, pruned, where they are left open.
-
-    A rate that keeps what it knows, and feature maps held to the teacher's for good (benchmarks/NOTES.md).
-    """
-    open_: dict[str, Any] = {"features": 1.0} if getattr(config, "features", 0.0) is None else {}
-    if "optimizer" in vars(config) and config.optimizer != "adam" and config.student_lr is None:
-        open_ |= {"optimizer": (name := config.optimizer or "sgd"), "student_lr": RATES[name] / 5}
-    return dataclasses.replace(config, **open_) if open_ else config
 
 
 def _stored(folder: Path, method: str, budget: str, config: Any) -> Any:

@@ -17,10 +17,9 @@ from edgekd.families import name_of
 from edgekd.files import from_dict, nearest, plain, written
 from edgekd.footprint import afterwards_mb, training_mb
 from edgekd.latency import BYTES, cost, predict
-from edgekd.methods import configure
+from edgekd.methods import configure, gentle, prior_of
 from edgekd.methods.rdskd_plus import Config as RdskdPlus
 from edgekd.pace import expected_seconds, seconds_per_step, within
-from edgekd.pipeline import gentle
 from edgekd.profile import adjusted, load_profile
 from edgekd.room import capacities, numbers
 from edgekd.sizing import search
@@ -77,10 +76,9 @@ def forecast(
     method, settings = plan.method, plan.settings
     config = configure(method, plan.budget, settings, teacher)
     say("sizing students")
-    found = search(teacher, profile, family=plan.student, like_teacher=like_teacher)
+    found = search(teacher, profile, family=plan.student, like_teacher=like_teacher, prior=prior_of(config))
     spec = found.chosen.spec
-    if spec.family == "pruned":
-        config = gentle(config)
+    config = gentle(config, spec)
     say("timing a few steps")
     if plan.minutes is None:
         speed = seconds_per_step(method, config, teacher, spec, plan.seed, within_s=PROBE_S)

@@ -1,8 +1,9 @@
 """The teacher with fewer channels: the student that starts from all that its teacher knows.
 
 Structured pruning by Torch-Pruning (Fang et al., DepGraph, CVPR 2023). Only channels within a block or chain go, never
-those that a shortcut adds to: they lose the least, and shortcuts without parameters have no layer to prune. Every
-layer loses the same share of its channels, the weakest by the norm of all weights that go with them.
+those that a shortcut adds to: they lose the least, and shortcuts without parameters have no layer to prune. Those go
+first that the teacher's logits miss least for the MACs that they cost, as drawn images show (edgekd/saliency.py).
+Without images every layer loses the same share, the weakest by the norm of all weights that go with them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 import torch_pruning
@@ -19,20 +21,24 @@ from torch import Tensor, nn
 from edgekd.errors import UsageError
 from edgekd.latency import cost
 from edgekd.program import Program
-from edgekd.types import Teacher
+from edgekd.saliency import Reader, looked_at, saliency
+from edgekd.types import Images, Teacher
 
 LEAST = 0.1  # share of a layer's channels that stays
-STEP = 0.025  # by which the share that goes grows until enough is gone
+FIRST = 0.75  # share of a layer's channels that may go while others have any of theirs: none is to be a bottleneck
+STEP, FINE = 0.025, 0.01  # by which the share that goes grows until enough is gone; where layers lose unlike shares
 LARGE, LARGE_STEP = 25_000, 0.1  # channels, those of all that is pruned together, from which on the step is larger
 TANGLED = 150_000  # channels from which on each step takes many seconds (DenseNet)
 Layer = nn.Conv2d | nn.Linear
 KEPT = "kept_channels"  # attribute of a layer that has lost outputs
+_scores: WeakKeyDictionary[nn.Module, dict[str, dict[str, Tensor]]] = WeakKeyDictionary()  # of teachers, by the prior
 
 
 @dataclass(frozen=True)
 class Own:
     """A layer whose output channels are added to no other layer's."""
 
+    name: str
     layer: Layer
     channels: int  # at first
     groups: int  # of a grouped convolution behind it, each of which must lose as many; else 1
@@ -48,7 +54,9 @@ class Pruning:
     effort: int  # channels of these layers and of all that is pruned with them
     whole: int  # MACs of the teacher
     places: dict[Layer, int]  # layer -> MACs per weight
-    ratio: float = 0.0  # of each layer's channels, that is gone
+    order: list[tuple[str, float]]  # of channels to go: layer, MACs; empty: all layers lose the same share
+    scores: dict[str, Tensor]  # of each channel by the name of its layer, where there is an order
+    ratio: float = 0.0  # that is gone: of each layer's channels, or of the MACs that all channels together cost
 
     def share(self) -> float:
         """Of the teacher's MACs, that is left."""
@@ -56,13 +64,15 @@ class Pruning:
         return now / self.whole
 
 
-def pruned(teacher: Teacher, *, share: float, align: int = 1) -> nn.Module:
+def pruned(teacher: Teacher, *, share: float, align: int = 1, prior: str = "") -> nn.Module:
     """A copy of the teacher with the weakest channels removed so that at most `share` of its MACs are left.
 
-    align: the widths that change become multiples of it where there are enough channels. Raises UsageError where the
-    teacher came as a graph (its layers are no modules), where no layer can be pruned, or the share cannot be reached.
+    align: the widths that change become multiples of it where there are enough channels. prior: whose images show what
+    each channel is worth; empty: all layers lose the same share. The same teacher, share, align and prior give the
+    same network on one machine. Raises UsageError where the teacher came as a graph (its layers are no modules), where
+    no layer can be pruned, or the share cannot be reached.
     """
-    counted = _begin(teacher)
+    counted = _begin(teacher, prior)
     counted.model.to("meta")
     if not any(True for _ in _reached(counted, [share], align)):
         least = math.ceil(100 * counted.share())
@@ -73,19 +83,21 @@ def pruned(teacher: Teacher, *, share: float, align: int = 1) -> nn.Module:
             + (f", and widths stay multiples of {align}" if align > 1 else ""),
             fix=f"--student pruned:{least / 100:.2f}, or another --student" if least < 100 else "another --student",
         )
-    student = _begin(teacher)
+    student = _begin(teacher, prior)
     _narrow(student, counted.ratio, align)
     return student.model.eval()
 
 
-def prunings(teacher: Teacher, shares: Sequence[float], *, align: int) -> Iterator[tuple[float, nn.Module]]:
+def prunings(
+    teacher: Teacher, shares: Sequence[float], *, align: int, prior: str = ""
+) -> Iterator[tuple[float, nn.Module]]:
     """(share, the teacher pruned to it) with weights on meta: to be counted before the next one is asked for.
 
     shares: the largest first. What is given is the share that is left, rounded up to whole percents, so that `pruned`
     makes the same network of it; shares that cannot be reached, or give a network once more, are left out. Raises
     UsageError as `pruned` does, and where looking at several would take minutes.
     """
-    pruning = _begin(teacher)
+    pruning = _begin(teacher, prior)
     if pruning.effort > TANGLED:
         raise UsageError(
             "too many of the teacher's layers have to be pruned together",
@@ -106,7 +118,7 @@ def kept_channels(student: nn.Module) -> dict[str, Tensor]:
     return {name: getattr(layer, KEPT) for name, layer in student.named_modules() if hasattr(layer, KEPT)}
 
 
-def _begin(teacher: Teacher) -> Pruning:
+def _begin(teacher: Teacher, prior: str) -> Pruning:
     if isinstance(teacher.model, Program):
         raise UsageError(
             "a teacher that came as a graph cannot be pruned",
@@ -120,7 +132,7 @@ def _begin(teacher: Teacher) -> Pruning:
     example = torch.zeros(1, images.channels, images.height, images.width)
     try:
         graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
-        groups = {m: _group(graph, m) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+        groups = {m: _group(graph, m, [0]) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     except Exception as error:  # Torch-Pruning raises what its own code meets in networks that it does not understand
         raise UsageError(
             "this teacher's layers cannot be told apart for pruning",
@@ -128,21 +140,63 @@ def _begin(teacher: Teacher) -> Pruning:
             why=f"Torch-Pruning: {type(error).__name__}: {error}",
             fix="another --student",
         ) from error
-    own = [_own(layer, group) for layer, group in groups.items() if _is_own(graph, group)]
     of = cost(model, images)
-    names = dict(model.named_modules())
+    names = {module: name for name, module in model.named_modules()}
+    own = [_own(names[layer], layer, group) for layer, group in groups.items() if _is_own(graph, group)]
+    modules = dict(model.named_modules())
     places: dict[Layer, int] = {}
     for op in of.ops:
-        layer = names.get(op.name)
+        layer = modules.get(op.name)
         if op.weights and isinstance(layer, nn.Conv2d | nn.Linear):
             places[layer] = places.get(layer, 0) + op.macs // op.weights
     effort = sum(each.channels * sum(len(item.idxs) for item in groups[each.layer]) for each in own)
-    return Pruning(model, graph, own, effort, of.macs, places)
+    pruning = Pruning(model, graph, own, effort, of.macs, places, [], {})
+    if prior and effort <= TANGLED:
+        _look(pruning, _scores.setdefault(teacher.model, {}), prior, images)
+    return pruning
 
 
-def _group(graph: torch_pruning.DependencyGraph, layer: nn.Module) -> torch_pruning.Group:
-    """All that loses channels together with the layer."""
-    return graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, idxs=[0])
+def _look(pruning: Pruning, known: dict[str, dict[str, Tensor]], prior: str, images: Images) -> None:
+    """Gives the channels their scores and their order. known: the scores that the teacher was given before."""
+    wholes = {own: _group(pruning.graph, own.layer, range(own.channels)) for own in pruning.layers}
+    if prior not in known:
+        readers = {own.name: _readers(pruning.graph, own, group) for own, group in wholes.items()}
+        known[prior] = saliency(pruning.model, readers, looked_at(prior, images))
+    if len(known[prior]) < len(wholes):  # what cannot be looked at cannot be compared
+        return
+    early: list[tuple[float, str, float]] = []  # score per MAC, layer, MACs of a channel
+    late = early.copy()
+    for own, group in wholes.items():
+        macs = _macs(pruning, group) / own.channels
+        for place, score in enumerate(known[prior][own.name].sort().values.tolist()):
+            (early if place < FIRST * own.channels else late).append((score / macs, own.name, macs))
+    pruning.order = [(name, macs) for _, name, macs in sorted(early) + sorted(late)]
+    pruning.scores = known[prior]
+
+
+def _readers(graph: torch_pruning.DependencyGraph, own: Own, group: torch_pruning.Group) -> list[Reader]:
+    found = []
+    for item in group:
+        layer = item.dep.target.module
+        if graph.is_in_channel_pruning_fn(item.dep.handler) and isinstance(layer, nn.Conv2d | nn.Linear):
+            found.append(Reader(layer, torch.tensor(item.idxs).view(own.channels, -1)))
+    return found
+
+
+def _macs(pruning: Pruning, group: torch_pruning.Group) -> float:
+    """Of all that goes with a layer's channels, while all others are there."""
+    total = 0.0
+    for item in group:
+        layer, reads = item.dep.target.module, pruning.graph.is_in_channel_pruning_fn(item.dep.handler)
+        if layer in pruning.places:
+            ends = (layer.in_channels, layer.out_channels) if isinstance(layer, nn.Conv2d) else layer.weight.shape[::-1]
+            total += pruning.places[layer] * layer.weight.numel() * len(item.idxs) / ends[0 if reads else 1]
+    return total
+
+
+def _group(graph: torch_pruning.DependencyGraph, layer: nn.Module, channels: Sequence[int]) -> torch_pruning.Group:
+    """All that loses channels together with the layer's."""
+    return graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, idxs=list(channels))
 
 
 def _is_own(graph: torch_pruning.DependencyGraph, group: torch_pruning.Group) -> bool:
@@ -154,15 +208,15 @@ def _is_own(graph: torch_pruning.DependencyGraph, group: torch_pruning.Group) ->
     return len(coupled) == 1 and followed
 
 
-def _own(layer: nn.Conv2d | nn.Linear, group: torch_pruning.Group) -> Own:
+def _own(name: str, layer: nn.Conv2d | nn.Linear, group: torch_pruning.Group) -> Own:
     modules = [item.dep.target.module for item in group]
     groups = [m.groups for m in modules if isinstance(m, nn.Conv2d) and 1 < m.groups < m.in_channels]
-    return Own(layer, layer.weight.shape[0], max(groups, default=1))
+    return Own(name, layer, layer.weight.shape[0], max(groups, default=1))
 
 
 def _reached(pruning: Pruning, shares: Sequence[float], align: int) -> Iterator[float]:
     """The share that is left after each step that reached one of `shares`."""
-    step = LARGE_STEP if pruning.effort > LARGE else STEP
+    step = LARGE_STEP if pruning.effort > LARGE else FINE if pruning.order else STEP
     steps = round((1 - LEAST) / step)
     for share in shares:
         if pruning.ratio and pruning.share() <= share:
@@ -176,31 +230,49 @@ def _reached(pruning: Pruning, shares: Sequence[float], align: int) -> Iterator[
 
 
 def _narrow(pruning: Pruning, ratio: float, align: int) -> None:
-    """Removes channels until `ratio` of each layer's first ones is gone; the first ones where there are no weights."""
+    """Removes channels until `ratio` is gone; without an order the first ones where there are no weights."""
+    stay = _staying(pruning, ratio)
     for own in pruning.layers:
-        now, wanted = own.layer.weight.shape[0], _kept(own, ratio, align)
+        now, wanted = own.layer.weight.shape[0], _kept(own, stay[own.name], align)
         if wanted >= now:
             continue
-        prune = pruning.graph.get_pruner_of_module(own.layer).prune_out_channels
-        if own.layer.weight.is_meta:
-            order = torch.arange(now // own.groups)
+        there: Tensor = getattr(own.layer, KEPT, torch.arange(own.channels))
+        if pruning.order:
+            strength = pruning.scores[own.name][there]
+        elif own.layer.weight.is_meta:
+            strength = torch.arange(now).float()
         else:
-            every = pruning.graph.get_pruning_group(own.layer, prune, idxs=list(range(now)))
+            every = _group(pruning.graph, own.layer, range(now))
             strength = torch_pruning.importance.GroupMagnitudeImportance(p=2)(every)
-            order = strength.view(own.groups, -1).mean(0).argsort()  # all groups lose the same places
+        order = strength.view(own.groups, -1).mean(0).argsort()  # all groups lose the same places
         least = order[: (now - wanted) // own.groups].tolist()
         places = [place + group * (now // own.groups) for group in range(own.groups) for place in least]
-        pruning.graph.get_pruning_group(own.layer, prune, idxs=places).prune()
-        there: Tensor = getattr(own.layer, KEPT, torch.arange(now))
-        stay = torch.ones(now, dtype=torch.bool).index_fill(0, torch.tensor(places), False)
-        setattr(own.layer, KEPT, there[stay])
+        _group(pruning.graph, own.layer, places).prune()
+        stays = torch.ones(now, dtype=torch.bool).index_fill(0, torch.tensor(places), False)
+        setattr(own.layer, KEPT, there[stays])
     pruning.ratio = ratio
 
 
-def _kept(own: Own, ratio: float, align: int) -> int:
+def _staying(pruning: Pruning, ratio: float) -> dict[str, float]:
+    """Channels of each layer that are to stay, by its name, before they become a multiple of anything."""
+    if not pruning.order:
+        return {own.name: (1 - ratio) * own.channels for own in pruning.layers}
+    stay = {own.name: float(own.channels) for own in pruning.layers}
+    least = {own.name: LEAST * own.channels for own in pruning.layers}
+    left = ratio * sum(macs for _, macs in pruning.order)
+    for name, macs in pruning.order:
+        if left < macs / 2:
+            break
+        if stay[name] - 1 >= least[name]:
+            stay[name] -= 1
+            left -= macs
+    return stay
+
+
+def _kept(own: Own, stay: float, align: int) -> int:
     """Channels of a layer that stay, a multiple of align and of the groups.
 
     A layer with less than twice `align` of them may keep any number: there is no other multiple for it.
     """
     multiple = math.lcm(align if own.channels >= 2 * align else 1, own.groups)
-    return min(own.channels, max(1, math.floor((1 - ratio) * own.channels / multiple + 0.5)) * multiple)
+    return min(own.channels, max(1, math.floor(stay / multiple + 0.5)) * multiple)

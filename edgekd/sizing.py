@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -20,6 +21,7 @@ from edgekd.families import (
 from edgekd.limits import Limit, deployed, excess, memory_mb, predictions
 from edgekd.liveness import cost_and_peak
 from edgekd.pruning import pruned, prunings
+from edgekd.saliency import shown_by
 from edgekd.student import build_student
 from edgekd.types import Candidate, Cost, Profile, Search, Sizing, StudentSpec, Teacher
 from edgekd.unfilled import Unfilled
@@ -35,13 +37,15 @@ def search(
     family: str = "auto",
     like_teacher: float | None = None,
     must_fit: bool = True,
+    prior: str = "none",
 ) -> Search:
     """Looks at students for `profile` and chooses the best expected one that keeps every limit. Pure; some seconds.
 
     family: one of FAMILIES, one student ("resnet:1x16", "mobilenetv2:0.35", "pruned:0.5"; edgekd.families.named), or
     "auto": a plain network for images up to 16 pixels, else every family. like_teacher: at most this share of the
     teacher's predicted latency; without it at most half of its parameters and MACs. must_fit: without it, where none is
-    predicted to fit, the nearest is chosen, for who will measure. Raises UsageError for another name, and, with the
+    predicted to fit, the nearest is chosen, for who will measure. prior: of the training to come, whose images show
+    which channels a pruned student can spare. Raises UsageError for another name, and, with the
     limits that bind and what would fit, when nothing fits.
     """
     if like_teacher is not None and not 0 < like_teacher <= 1:
@@ -50,9 +54,12 @@ def search(
         )
     of_teacher, notes = counted_teacher(teacher)[0], list[str]()
     exact = named(family, teacher.images, teacher.classes)
+    shown = shown_by(prior, teacher.images)
+    if exact and exact.family == "pruned":
+        exact = replace(exact, channels_by=shown)
     share = {"share": 1.0} if exact else {}  # who names a student wants that one
     looked_at: list[tuple[Candidate, list[Limit]]] = []
-    for spec, of, peak in _students(teacher, profile, family, exact, of_teacher, notes):
+    for spec, of, peak in _students(teacher, profile, family, exact, of_teacher, notes, shown):
         predicted = predictions(of, profile)
         precision, kept = deployed(of, peak, predicted, of_teacher, profile, like_teacher=like_teacher, **share)
         candidate = Candidate(
@@ -81,10 +88,15 @@ def search(
 
 
 def size_student(
-    teacher: Teacher, profile: Profile, *, family: str = "auto", like_teacher: float | None = None
+    teacher: Teacher,
+    profile: Profile,
+    *,
+    family: str = "auto",
+    like_teacher: float | None = None,
+    prior: str = "none",
 ) -> Sizing:
     """The chosen student of `search`, with what it and the teacher cost."""
-    return sized(search(teacher, profile, family=family, like_teacher=like_teacher), teacher, profile)
+    return sized(search(teacher, profile, family=family, like_teacher=like_teacher, prior=prior), teacher, profile)
 
 
 def sized(found: Search, teacher: Teacher, profile: Profile) -> Sizing:
@@ -148,18 +160,25 @@ def considered(teacher: Teacher, family: str) -> tuple[str, ...]:
 
 
 def _students(
-    teacher: Teacher, profile: Profile, family: str, exact: StudentSpec | None, of_teacher: Cost, notes: list[str]
+    teacher: Teacher,
+    profile: Profile,
+    family: str,
+    exact: StudentSpec | None,
+    of_teacher: Cost,
+    notes: list[str],
+    shown: str,
 ) -> Iterator[tuple[StudentSpec, Cost, int]]:
     """Every student to look at, with its cost and the numbers alive. notes: gets what was left out."""
     if exact and exact.family == "pruned":
-        yield exact, *cost_and_peak(pruned(teacher, share=exact.width / 100, align=exact.depth), teacher.images)
+        model = pruned(teacher, share=exact.width / 100, align=exact.depth, prior=shown)
+        yield exact, *cost_and_peak(model, teacher.images)
         return
     if exact:
         yield exact, *counted(exact)
         return
     for name in considered(teacher, family):
         if name == "pruned":
-            yield from _pruned(teacher, profile, family, notes)
+            yield from _pruned(teacher, profile, family, notes, shown)
         for row in members(name, teacher.images, teacher.classes):
             for spec in row:
                 of, peak = counted(spec)
@@ -171,13 +190,13 @@ def _students(
 
 
 def _pruned(
-    teacher: Teacher, profile: Profile, family: str, notes: list[str]
+    teacher: Teacher, profile: Profile, family: str, notes: list[str], shown: str
 ) -> Iterator[tuple[StudentSpec, Cost, int]]:
     left: tuple[float, ...] = SHARES
     try:
         for align in dict.fromkeys((profile.align, 1)):  # widths that the device does not like reach smaller shares
-            for share, model in prunings(teacher, left, align=align) if left else ():
-                spec = StudentSpec("pruned", align, round(100 * share), teacher.images, teacher.classes)
+            for share, model in prunings(teacher, left, align=align, prior=shown) if left else ():
+                spec = StudentSpec("pruned", align, round(100 * share), teacher.images, teacher.classes, shown)
                 yield spec, *cost_and_peak(model, teacher.images)
                 left = tuple(other for other in SHARES if other < share)
     except UsageError as error:

@@ -13,9 +13,9 @@ from edgekd.export import Pixels, export, gates, torch_logits
 from edgekd.export.recovery import TEMPERATURE
 from edgekd.integers import Integers, parted
 from edgekd.lock import locked
-from edgekd.methods import configure
-from edgekd.pipeline import gentle, no_log, settings_of
-from edgekd.sizing import search, sized
+from edgekd.methods import configure, gentle, prior_of
+from edgekd.pipeline import no_log, settings_of
+from edgekd.sizing import size_student
 from edgekd.stages import claim, distilled, samples_kept
 from edgekd.types import Log, Profile, Recipe, Sizing, Teacher
 
@@ -54,8 +54,9 @@ def distill(
     """
     folder = Path(folder)
     config = configure(method, budget, settings or {}, teacher)
-    sizing = sized(search(teacher, profile, family=family, like_teacher=like_teacher), teacher, profile)
-    recipe = Recipe(method, budget, gentle(config) if sizing.spec.family == "pruned" else config, seed)
+    prior = prior_of(config)
+    sizing = size_student(teacher, profile, family=family, like_teacher=like_teacher, prior=prior)
+    recipe = Recipe(method, budget, gentle(config, sizing.spec), seed)
     with locked(folder):
         claim(folder, settings_of(teacher, profile, sizing, recipe))
         student, pixels = distilled(teacher, sizing, recipe, folder, log, say, warn)

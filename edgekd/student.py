@@ -20,7 +20,7 @@ def first_student(spec: StudentSpec, teacher: Teacher, *, seed: int) -> tuple[nn
     A pruned one is all the teacher's; others start from seed, with the teacher's layers where they fit.
     """
     if spec.family == "pruned":
-        student = pruned(teacher, share=spec.width / 100, align=spec.depth)
+        student = pruned(teacher, share=spec.width / 100, align=spec.depth, prior=spec.channels_by)
         return student, sum(p.numel() for p in student.parameters())
     student = build_student(spec, seed=seed)
     return student, inherit(student, teacher.model)

@@ -151,6 +151,7 @@ class StudentSpec:
     width: int  # channels of the first layer; pruned: percent of the teacher's MACs
     images: Images
     classes: tuple[str, ...]
+    channels_by: str = ""  # pruned: prior whose images showed what each channel is worth; empty: the weights did
 
 
 @dataclass(frozen=True)
@@ -256,17 +257,6 @@ class Run:
 
 
 Sampler = Callable[[int], "torch.Tensor"]  # n -> images (n, C, H, W), normalised, as the student saw them
-
-
-class Method(Protocol):
-    """A data-free distillation method: a module with these names satisfies it."""
-
-    @property
-    def Config(self) -> type: ...
-    @property
-    def BUDGETS(self) -> Mapping[str, Any]: ...
-    def derived(self, config: Any, teacher: Teacher) -> Any: ...
-    def distill(self, teacher: Teacher, student: torch.nn.Module, config: Any, run: Run) -> Sampler: ...
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from edgekd.errors import EnvironmentLacking, IntegrityError, Interrupted, Measu
 from edgekd.evaluation import EvalData
 from edgekd.export import onnx_logits
 from edgekd.files import sha256
-from edgekd.methods import configure
+from edgekd.methods import configure, gentle
 from edgekd.methods.rdskd_plus import SHORT
 from edgekd.pipeline import Result
-from edgekd.types import Teacher
+from edgekd.types import StudentSpec, Teacher
 
 QUICK: dict[str, Any] = {
     "method": "rdskd",
@@ -235,13 +235,15 @@ def test_samples_are_fewer_where_images_are_large() -> None:
 
 def test_a_pruned_student_learns_gently(teacher: Teacher) -> None:
     config = configure("rdskd_plus", "fast", {}, teacher)
+    pruned = StudentSpec("pruned", 1, 50, teacher.images, teacher.classes)
     assert (config.optimizer, config.student_lr) == (None, None)
-    assert (pipeline.gentle(config).optimizer, pipeline.gentle(config).student_lr) == ("sgd", 0.02)
-    muon = pipeline.gentle(dataclasses.replace(config, optimizer="muon"))
+    assert (gentle(config, pruned).optimizer, gentle(config, pruned).student_lr) == ("sgd", 0.02)
+    muon = gentle(dataclasses.replace(config, optimizer="muon"), pruned)
     assert (muon.optimizer, muon.student_lr) == ("muon", 0.02)
-    assert config.student_steps > SHORT and pipeline.gentle(config).feature_weight() == 1
+    assert config.student_steps > SHORT and gentle(config, pruned).feature_weight() == 1
     for settings in ({"optimizer": "adam", "features": 0.0}, {"student_lr": 0.05, "features": 2.0}):
         chosen = configure("rdskd_plus", "fast", settings, teacher)
-        assert pipeline.gentle(chosen) == chosen
+        assert gentle(chosen, pruned) == chosen
     other = configure("rdskd", "fast", {}, teacher)
-    assert pipeline.gentle(other) is other
+    assert gentle(other, pruned) is other
+    assert gentle(config, dataclasses.replace(pruned, family="resnet")) is config

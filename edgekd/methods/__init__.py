@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from edgekd.checkpoint import NAME, step_back
-from edgekd.compute import give_back_memory
+from edgekd.compute import RATES, give_back_memory
 from edgekd.divergence import TRIES, stable
 from edgekd.errors import UsageError
 from edgekd.files import from_dict, nearest
 from edgekd.memory import within_memory
 from edgekd.methods import dafl, deepinversion, dfad, fast, mskd, rdskd, rdskd_plus, zskd
-from edgekd.types import Method, Run, Sampler, Teacher
+from edgekd.types import Run, Sampler, StudentSpec, Teacher
+
+
+class Method(Protocol):
+    """A data-free distillation method: a module with these names satisfies it."""
+
+    @property
+    def Config(self) -> type: ...
+    @property
+    def BUDGETS(self) -> Mapping[str, Any]: ...
+    def derived(self, config: Any, teacher: Teacher) -> Any: ...
+    def distill(self, teacher: Teacher, student: nn.Module, config: Any, run: Run) -> Sampler: ...
+
 
 METHODS: dict[str, Method] = {
     "rdskd_plus": rdskd_plus,
@@ -85,6 +97,12 @@ def scaled(config: Any, share: float) -> dict[str, int]:
     return {name: v and max(1, round(v * share)) for name, v in vars(config).items() if name.endswith("_steps")}
 
 
+def prior_of(config: Any) -> str:
+    """The prior of a method's derived settings; "none" where the method has no choice."""
+    named: str | None = getattr(config, "prior", None)
+    return named or "none"
+
+
 def configure(method: str, budget: str, settings: Mapping[str, Any], teacher: Teacher) -> Any:
     """The method's Config for a budget, with single settings replaced and the derived ones filled in.
 
@@ -117,3 +135,16 @@ def configure(method: str, budget: str, settings: Mapping[str, Any], teacher: Te
         return whole
     steps = {n: v for n, v in scaled(whole, share).items() if n not in settings}
     return METHODS[method].derived(dataclasses.replace(whole, **steps), teacher)
+
+
+def gentle(config: Any, student: StudentSpec) -> Any:
+    """The same settings; for a student that is the teacher, pruned, with those that are left open set for it.
+
+    A rate that keeps what it knows, and feature maps held to the teacher's for good (benchmarks/NOTES.md).
+    """
+    if student.family != "pruned":
+        return config
+    open_: dict[str, Any] = {"features": 1.0} if getattr(config, "features", 0.0) is None else {}
+    if "optimizer" in vars(config) and config.optimizer != "adam" and config.student_lr is None:
+        open_ |= {"optimizer": (name := config.optimizer or "sgd"), "student_lr": RATES[name] / 5}
+    return dataclasses.replace(config, **open_) if open_ else config
