@@ -175,10 +175,11 @@ def _look(pruning: Pruning, known: dict[str, dict[str, Tensor]], prior: str, ima
 
 
 def _readers(graph: torch_pruning.DependencyGraph, own: Own, group: torch_pruning.Group) -> list[Reader]:
+    """Those that are fed the layer's channels; one that gets them in another form than whole is left out."""
     found = []
     for item in group:
-        layer = item.dep.target.module
-        if graph.is_in_channel_pruning_fn(item.dep.handler) and isinstance(layer, nn.Conv2d | nn.Linear):
+        layer, whole = item.dep.target.module, len(item.idxs) % own.channels == 0
+        if whole and graph.is_in_channel_pruning_fn(item.dep.handler) and isinstance(layer, nn.Conv2d | nn.Linear):
             found.append(Reader(layer, torch.tensor(item.idxs).view(own.channels, -1)))
     return found
 

@@ -52,7 +52,8 @@ def looked_at(prior: str, images: Images) -> list[Tensor]:
 def saliency(model: nn.Module, readers: Mapping[str, Sequence[Reader]], batches: Sequence[Tensor]) -> dict[str, Tensor]:
     """Name of a layer -> (channels,) float64, each the mean square by which the logits move without it.
 
-    model: a classifier in eval mode, on the CPU; readers: of each layer, all that are fed its channels.
+    model: a classifier in eval mode, on the CPU; readers: of each layer, all that are fed its channels. Layers whose
+    readers do not run are left out.
     """
     every = [reader for several in readers.values() for reader in several]
     handles = [reader.layer.register_forward_pre_hook(lambda _, fed, r=reader: _see(r, fed)) for reader in every]
@@ -64,10 +65,13 @@ def saliency(model: nn.Module, readers: Mapping[str, Sequence[Reader]], batches:
             with torch.enable_grad():
                 logits = model(x.clone().requires_grad_())
                 logits = logits - logits.mean(dim=1, keepdim=True)  # softmax does not see a common constant
-            inputs = [fed for reader in every for fed in reader.seen]
+            if not (inputs := [fed for reader in every for fed in reader.seen]):
+                return {}
             for direction in range(DIRECTIONS):
                 towards = 2.0 * torch.randint(0, 2, logits.shape, generator=rng) - 1
-                slopes = torch.autograd.grad(logits, inputs, towards, retain_graph=direction < DIRECTIONS - 1)
+                slopes = torch.autograd.grad(
+                    logits, inputs, towards, retain_graph=direction < DIRECTIONS - 1, materialize_grads=True
+                )
                 of = dict(zip(map(id, inputs), slopes, strict=True))
                 for name, several in readers.items():
                     moved = sum(_moved(reader, fed, of[id(fed)]) for reader in several for fed in reader.seen)
@@ -90,8 +94,6 @@ def _moved(reader: Reader, fed: Tensor, slope: Tensor) -> Tensor:
     """(N, channels): how far each image's logits move along the slope when a channel is held at its mean."""
     if isinstance(reader.layer, nn.Linear):
         fed, slope = fed.movedim(-1, 1), slope.movedim(-1, 1)
-    fed, slope = fed.detach().flatten(2), slope.flatten(2)  # (N, inputs, places), without places (N, inputs, 1)
-    if fed.ndim == 2:
-        fed, slope = fed[..., None], slope[..., None]
+    fed, slope = (t.detach().reshape(*t.shape[:2], -1) for t in (fed, slope))  # (N, inputs, places)
     moved = ((fed - fed.mean(dim=(0, 2), keepdim=True)) * slope).sum(2)
     return moved[:, reader.inputs].sum(2)
