@@ -44,6 +44,17 @@ class Own:
     groups: int  # of a grouped convolution behind it, each of which must lose as many; else 1
 
 
+@dataclass(frozen=True, order=True)
+class Slice:
+    """Channels that a layer loses at once, so that its width stays a multiple."""
+
+    late: bool  # only when the other layers have none that are not
+    worth: float  # score per MAC
+    name: str
+    channels: int
+    macs: float
+
+
 @dataclass
 class Pruning:
     """A copy of a teacher that is narrowed step by step."""
@@ -54,9 +65,11 @@ class Pruning:
     effort: int  # channels of these layers and of all that is pruned with them
     whole: int  # MACs of the teacher
     places: dict[Layer, int]  # layer -> MACs per weight
-    order: list[tuple[str, float]]  # of channels to go: layer, MACs; empty: all layers lose the same share
+    align: int  # see `pruned`
+    order: list[Slice]  # to go one after the other; empty: all layers lose the same share
     scores: dict[str, Tensor]  # of each channel by the name of its layer, where there is an order
-    ratio: float = 0.0  # that is gone: of each layer's channels, or of the MACs that all channels together cost
+    movable: float = 0.0  # MACs of all channels together, where there is an order
+    ratio: float = 0.0  # that is gone, of each layer's channels or of these MACs
 
     def share(self) -> float:
         """Of the teacher's MACs, that is left."""
@@ -72,9 +85,9 @@ def pruned(teacher: Teacher, *, share: float, align: int = 1, prior: str = "") -
     same network on one machine. Raises UsageError where the teacher came as a graph (its layers are no modules), where
     no layer can be pruned, or the share cannot be reached.
     """
-    counted = _begin(teacher, prior)
+    counted = _begin(teacher, align, prior)
     counted.model.to("meta")
-    if not any(True for _ in _reached(counted, [share], align)):
+    if not any(True for _ in _reached(counted, [share])):
         least = math.ceil(100 * counted.share())
         raise UsageError(
             f"pruning leaves {least} % of this teacher's MACs at least, not {share:.0%}",
@@ -83,8 +96,8 @@ def pruned(teacher: Teacher, *, share: float, align: int = 1, prior: str = "") -
             + (f", and widths stay multiples of {align}" if align > 1 else ""),
             fix=f"--student pruned:{least / 100:.2f}, or another --student" if least < 100 else "another --student",
         )
-    student = _begin(teacher, prior)
-    _narrow(student, counted.ratio, align)
+    student = _begin(teacher, align, prior)
+    _narrow(student, counted.ratio)
     return student.model.eval()
 
 
@@ -97,7 +110,7 @@ def prunings(
     makes the same network of it; shares that cannot be reached, or give a network once more, are left out. Raises
     UsageError as `pruned` does, and where looking at several would take minutes.
     """
-    pruning = _begin(teacher, prior)
+    pruning = _begin(teacher, align, prior)
     if pruning.effort > TANGLED:
         raise UsageError(
             "too many of the teacher's layers have to be pruned together",
@@ -106,7 +119,7 @@ def prunings(
             fix="name one:  --student pruned:0.5",
         )
     pruning.model.to("meta")
-    for share in _reached(pruning, shares, align):
+    for share in _reached(pruning, shares):
         yield math.ceil(100 * share) / 100, pruning.model
 
 
@@ -118,7 +131,7 @@ def kept_channels(student: nn.Module) -> dict[str, Tensor]:
     return {name: getattr(layer, KEPT) for name, layer in student.named_modules() if hasattr(layer, KEPT)}
 
 
-def _begin(teacher: Teacher, prior: str) -> Pruning:
+def _begin(teacher: Teacher, align: int, prior: str) -> Pruning:
     if isinstance(teacher.model, Program):
         raise UsageError(
             "a teacher that came as a graph cannot be pruned",
@@ -150,7 +163,7 @@ def _begin(teacher: Teacher, prior: str) -> Pruning:
         if op.weights and isinstance(layer, nn.Conv2d | nn.Linear):
             places[layer] = places.get(layer, 0) + op.macs // op.weights
     effort = sum(each.channels * sum(len(item.idxs) for item in groups[each.layer]) for each in own)
-    pruning = Pruning(model, graph, own, effort, of.macs, places, [], {})
+    pruning = Pruning(model, graph, own, effort, of.macs, places, align, [], {})
     if prior and effort <= TANGLED:
         _look(pruning, _scores.setdefault(teacher.model, {}), prior, images)
     return pruning
@@ -164,13 +177,14 @@ def _look(pruning: Pruning, known: dict[str, dict[str, Tensor]], prior: str, ima
         known[prior] = saliency(pruning.model, readers, looked_at(prior, images))
     if len(known[prior]) < len(wholes):  # what cannot be looked at cannot be compared
         return
-    early: list[tuple[float, str, float]] = []  # score per MAC, layer, MACs of a channel
-    late = early.copy()
     for own, group in wholes.items():
         macs = _macs(pruning, group) / own.channels
-        for place, score in enumerate(known[prior][own.name].sort().values.tolist()):
-            (early if place < FIRST * own.channels else late).append((score / macs, own.name, macs))
-    pruning.order = [(name, macs) for _, name, macs in sorted(early) + sorted(late)]
+        pruning.movable += own.channels * macs
+        scores, each = known[prior][own.name].sort().values, _multiple(own, pruning.align)
+        for gone in range(each, own.channels - max(each, math.ceil(LEAST * own.channels)) + 1, each):
+            worth = scores[gone - each : gone].mean().item() / macs
+            pruning.order.append(Slice(gone > FIRST * own.channels, worth, own.name, each, each * macs))
+    pruning.order.sort()
     pruning.scores = known[prior]
 
 
@@ -215,7 +229,7 @@ def _own(name: str, layer: nn.Conv2d | nn.Linear, group: torch_pruning.Group) ->
     return Own(name, layer, layer.weight.shape[0], max(groups, default=1))
 
 
-def _reached(pruning: Pruning, shares: Sequence[float], align: int) -> Iterator[float]:
+def _reached(pruning: Pruning, shares: Sequence[float]) -> Iterator[float]:
     """The share that is left after each step that reached one of `shares`."""
     step = LARGE_STEP if pruning.effort > LARGE else FINE if pruning.order else STEP
     steps = round((1 - LEAST) / step)
@@ -226,15 +240,15 @@ def _reached(pruning: Pruning, shares: Sequence[float], align: int) -> Iterator[
             done = round(pruning.ratio / step)
             if done >= steps:
                 return
-            _narrow(pruning, (done + 1) * step, align)
+            _narrow(pruning, (done + 1) * step)
         yield pruning.share()
 
 
-def _narrow(pruning: Pruning, ratio: float, align: int) -> None:
+def _narrow(pruning: Pruning, ratio: float) -> None:
     """Removes channels until `ratio` is gone; without an order the first ones where there are no weights."""
     stay = _staying(pruning, ratio)
     for own in pruning.layers:
-        now, wanted = own.layer.weight.shape[0], _kept(own, stay[own.name], align)
+        now, wanted = own.layer.weight.shape[0], stay[own.name]
         if wanted >= now:
             continue
         there: Tensor = getattr(own.layer, KEPT, torch.arange(own.channels))
@@ -254,26 +268,28 @@ def _narrow(pruning: Pruning, ratio: float, align: int) -> None:
     pruning.ratio = ratio
 
 
-def _staying(pruning: Pruning, ratio: float) -> dict[str, float]:
-    """Channels of each layer that are to stay, by its name, before they become a multiple of anything."""
+def _staying(pruning: Pruning, ratio: float) -> dict[str, int]:
+    """Channels of each layer that are to stay, by its name."""
     if not pruning.order:
-        return {own.name: (1 - ratio) * own.channels for own in pruning.layers}
-    stay = {own.name: float(own.channels) for own in pruning.layers}
-    least = {own.name: LEAST * own.channels for own in pruning.layers}
-    left = ratio * sum(macs for _, macs in pruning.order)
-    for name, macs in pruning.order:
-        if left < macs / 2:
+        return {own.name: _kept(own, (1 - ratio) * own.channels, pruning.align) for own in pruning.layers}
+    stay, left = {own.name: own.channels for own in pruning.layers}, ratio * pruning.movable
+    for slice_ in pruning.order:
+        if left < slice_.macs / 2:
             break
-        if stay[name] - 1 >= least[name]:
-            stay[name] -= 1
-            left -= macs
+        stay[slice_.name] -= slice_.channels
+        left -= slice_.macs
     return stay
 
 
 def _kept(own: Own, stay: float, align: int) -> int:
-    """Channels of a layer that stay, a multiple of align and of the groups.
-
-    A layer with less than twice `align` of them may keep any number: there is no other multiple for it.
-    """
-    multiple = math.lcm(align if own.channels >= 2 * align else 1, own.groups)
+    """Channels of a layer that stay, a multiple of align and of the groups."""
+    multiple = _multiple(own, align)
     return min(own.channels, max(1, math.floor(stay / multiple + 0.5)) * multiple)
+
+
+def _multiple(own: Own, align: int) -> int:
+    """Of what a layer's width is to be a multiple: of align, and of the groups.
+
+    A layer with less than twice `align` channels may keep any number: there is no other multiple for it.
+    """
+    return math.lcm(align if own.channels >= 2 * align else 1, own.groups)
