@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from edgekd.pruning import Layer, kept_channels
+from edgekd.coupling import Layer
+from edgekd.pruning import kept_channels
 
 PLACES = 32_768  # over all images, at which a layer is looked at
 MOST = 4_096  # inputs of an output from which on a layer is left as it is: the equations are of their square

@@ -18,10 +18,11 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
+from edgekd.coupling import Layer, Own, group_of, is_own, macs_of, own_of, readers_of
 from edgekd.errors import UsageError
 from edgekd.latency import cost
 from edgekd.program import Program
-from edgekd.saliency import Reader, looked_at, saliency
+from edgekd.saliency import looked_at, saliency
 from edgekd.types import Images, Teacher
 
 LEAST = 0.1  # share of a layer's channels that stays
@@ -29,19 +30,8 @@ FIRST = 0.75  # share of a layer's channels that may go while others have any of
 STEP, FINE = 0.025, 0.01  # by which the share that goes grows until enough is gone; where layers lose unlike shares
 LARGE, LARGE_STEP = 25_000, 0.1  # channels, those of all that is pruned together, from which on the step is larger
 TANGLED = 150_000  # channels from which on each step takes many seconds (DenseNet)
-Layer = nn.Conv2d | nn.Linear
 KEPT = "kept_channels"  # attribute of a layer that has lost outputs
 _scores: WeakKeyDictionary[nn.Module, dict[str, dict[str, Tensor]]] = WeakKeyDictionary()  # of teachers, by the prior
-
-
-@dataclass(frozen=True)
-class Own:
-    """A layer whose output channels are added to no other layer's."""
-
-    name: str
-    layer: Layer
-    channels: int  # at first
-    groups: int  # of a grouped convolution behind it, each of which must lose as many; else 1
 
 
 @dataclass(frozen=True, order=True)
@@ -131,6 +121,14 @@ def kept_channels(student: nn.Module) -> dict[str, Tensor]:
     return {name: getattr(layer, KEPT) for name, layer in student.named_modules() if hasattr(layer, KEPT)}
 
 
+def shown_to(teacher: Teacher, prior: str) -> str:
+    """The prior again if its images have decided which channels of the teacher go, else empty: to be asked afterwards.
+
+    Some networks cannot be looked at; `pruned` and `prunings` then do as without images.
+    """
+    return prior if _scores.get(teacher.model, {}).get(prior) else ""
+
+
 def _begin(teacher: Teacher, align: int, prior: str) -> Pruning:
     if isinstance(teacher.model, Program):
         raise UsageError(
@@ -145,7 +143,7 @@ def _begin(teacher: Teacher, align: int, prior: str) -> Pruning:
     example = torch.zeros(1, images.channels, images.height, images.width)
     try:
         graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
-        groups = {m: _group(graph, m, [0]) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+        groups = {m: group_of(graph, m, [0]) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     except Exception as error:  # Torch-Pruning raises what its own code meets in networks that it does not understand
         raise UsageError(
             "this teacher's layers cannot be told apart for pruning",
@@ -155,7 +153,7 @@ def _begin(teacher: Teacher, align: int, prior: str) -> Pruning:
         ) from error
     of = cost(model, images)
     names = {module: name for name, module in model.named_modules()}
-    own = [_own(names[layer], layer, group) for layer, group in groups.items() if _is_own(graph, group)]
+    own = [own_of(names[layer], layer, group) for layer, group in groups.items() if is_own(graph, group)]
     modules = dict(model.named_modules())
     places: dict[Layer, int] = {}
     for op in of.ops:
@@ -171,14 +169,15 @@ def _begin(teacher: Teacher, align: int, prior: str) -> Pruning:
 
 def _look(pruning: Pruning, known: dict[str, dict[str, Tensor]], prior: str, images: Images) -> None:
     """Gives the channels their scores and their order. known: the scores that the teacher was given before."""
-    wholes = {own: _group(pruning.graph, own.layer, range(own.channels)) for own in pruning.layers}
+    wholes = {own: group_of(pruning.graph, own.layer, range(own.channels)) for own in pruning.layers}
     if prior not in known:
-        readers = {own.name: _readers(pruning.graph, own, group) for own, group in wholes.items()}
-        known[prior] = saliency(pruning.model, readers, looked_at(prior, images))
-    if len(known[prior]) < len(wholes):  # what cannot be looked at cannot be compared
+        readers = {own.name: readers_of(pruning.graph, own, group) for own, group in wholes.items()}
+        found = saliency(pruning.model, readers, looked_at(prior, images))
+        known[prior] = found if len(found) == len(wholes) else {}  # what cannot be looked at cannot be compared
+    if not known[prior]:
         return
     for own, group in wholes.items():
-        macs = _macs(pruning, group) / own.channels
+        macs = macs_of(group, pruning.graph, pruning.places) / own.channels
         pruning.movable += own.channels * macs
         scores, each = known[prior][own.name].sort().values, _multiple(own, pruning.align)
         for gone in range(each, own.channels - max(each, math.ceil(LEAST * own.channels)) + 1, each):
@@ -186,47 +185,6 @@ def _look(pruning: Pruning, known: dict[str, dict[str, Tensor]], prior: str, ima
             pruning.order.append(Slice(gone > FIRST * own.channels, worth, own.name, each, each * macs))
     pruning.order.sort()
     pruning.scores = known[prior]
-
-
-def _readers(graph: torch_pruning.DependencyGraph, own: Own, group: torch_pruning.Group) -> list[Reader]:
-    """Those that are fed the layer's channels; one that gets them in another form than whole is left out."""
-    found = []
-    for item in group:
-        layer, whole = item.dep.target.module, len(item.idxs) % own.channels == 0
-        if whole and graph.is_in_channel_pruning_fn(item.dep.handler) and isinstance(layer, nn.Conv2d | nn.Linear):
-            found.append(Reader(layer, torch.tensor(item.idxs).view(own.channels, -1)))
-    return found
-
-
-def _macs(pruning: Pruning, group: torch_pruning.Group) -> float:
-    """Of all that goes with a layer's channels, while all others are there."""
-    total = 0.0
-    for item in group:
-        layer, reads = item.dep.target.module, pruning.graph.is_in_channel_pruning_fn(item.dep.handler)
-        if layer in pruning.places:
-            ends = (layer.in_channels, layer.out_channels) if isinstance(layer, nn.Conv2d) else layer.weight.shape[::-1]
-            total += pruning.places[layer] * layer.weight.numel() * len(item.idxs) / ends[0 if reads else 1]
-    return total
-
-
-def _group(graph: torch_pruning.DependencyGraph, layer: nn.Module, channels: Sequence[int]) -> torch_pruning.Group:
-    """All that loses channels together with the layer's."""
-    return graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, idxs=list(channels))
-
-
-def _is_own(graph: torch_pruning.DependencyGraph, group: torch_pruning.Group) -> bool:
-    """Whether the layer's output channels are added to no other layer's, and are not the classes."""
-    touched = {item.dep.target.module for item in group if graph.is_out_channel_pruning_fn(item.dep.handler)}
-    coupled = [m for m in touched if isinstance(m, nn.Conv2d | nn.Linear) and getattr(m, "groups", 1) == 1]
-    readers = [item.dep.target.module for item in group if graph.is_in_channel_pruning_fn(item.dep.handler)]
-    followed = any(isinstance(m, nn.Conv2d | nn.Linear) for m in readers)  # BatchNorm alone may be behind the classes
-    return len(coupled) == 1 and followed
-
-
-def _own(name: str, layer: nn.Conv2d | nn.Linear, group: torch_pruning.Group) -> Own:
-    modules = [item.dep.target.module for item in group]
-    groups = [m.groups for m in modules if isinstance(m, nn.Conv2d) and 1 < m.groups < m.in_channels]
-    return Own(name, layer, layer.weight.shape[0], max(groups, default=1))
 
 
 def _reached(pruning: Pruning, shares: Sequence[float]) -> Iterator[float]:
@@ -257,12 +215,12 @@ def _narrow(pruning: Pruning, ratio: float) -> None:
         elif own.layer.weight.is_meta:
             strength = torch.arange(now).float()
         else:
-            every = _group(pruning.graph, own.layer, range(now))
+            every = group_of(pruning.graph, own.layer, range(now))
             strength = torch_pruning.importance.GroupMagnitudeImportance(p=2)(every)
         order = strength.view(own.groups, -1).mean(0).argsort()  # all groups lose the same places
         least = order[: (now - wanted) // own.groups].tolist()
         places = [place + group * (now // own.groups) for group in range(own.groups) for place in least]
-        _group(pruning.graph, own.layer, places).prune()
+        group_of(pruning.graph, own.layer, places).prune()
         stays = torch.ones(now, dtype=torch.bool).index_fill(0, torch.tensor(places), False)
         setattr(own.layer, KEPT, there[stays])
     pruning.ratio = ratio

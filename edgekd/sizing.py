@@ -20,7 +20,7 @@ from edgekd.families import (
 )
 from edgekd.limits import Limit, deployed, excess, memory_mb, predictions
 from edgekd.liveness import cost_and_peak
-from edgekd.pruning import pruned, prunings
+from edgekd.pruning import pruned, prunings, shown_to
 from edgekd.saliency import shown_by
 from edgekd.student import build_student
 from edgekd.types import Candidate, Cost, Profile, Search, Sizing, StudentSpec, Teacher
@@ -55,8 +55,6 @@ def search(
     of_teacher, notes = counted_teacher(teacher)[0], list[str]()
     exact = named(family, teacher.images, teacher.classes)
     shown = shown_by(prior, teacher.images)
-    if exact and exact.family == "pruned":
-        exact = replace(exact, channels_by=shown)
     share = {"share": 1.0} if exact else {}  # who names a student wants that one
     looked_at: list[tuple[Candidate, list[Limit]]] = []
     for spec, of, peak in _students(teacher, profile, family, exact, of_teacher, notes, shown):
@@ -171,6 +169,7 @@ def _students(
     """Every student to look at, with its cost and the numbers alive. notes: gets what was left out."""
     if exact and exact.family == "pruned":
         model = pruned(teacher, share=exact.width / 100, align=exact.depth, prior=shown)
+        exact = replace(exact, channels_by=shown_to(teacher, shown))
         yield exact, *cost_and_peak(model, teacher.images)
         return
     if exact:
@@ -196,7 +195,8 @@ def _pruned(
     try:
         for align in dict.fromkeys((profile.align, 1)):  # widths that the device does not like reach smaller shares
             for share, model in prunings(teacher, left, align=align, prior=shown) if left else ():
-                spec = StudentSpec("pruned", align, round(100 * share), teacher.images, teacher.classes, shown)
+                by = shown_to(teacher, shown)
+                spec = StudentSpec("pruned", align, round(100 * share), teacher.images, teacher.classes, by)
                 yield spec, *cost_and_peak(model, teacher.images)
                 left = tuple(other for other in SHARES if other < share)
     except UsageError as error:

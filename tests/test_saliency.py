@@ -126,8 +126,10 @@ def test_the_kept_channels_are_the_ones_that_are_worth_most() -> None:
 
 def test_without_scores_for_every_layer_all_lose_the_same_share(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = as_teacher(resnet())
-    monkeypatch.setattr(pruning, "_readers", lambda *_: [])
-    assert widths(pruned(teacher, share=0.5, prior="photo"), "layer1") == [8, 8]
+    monkeypatch.setattr(pruning, "readers_of", lambda *_: [])
+    sizing = size_student(teacher, load_profile("cpu"), family="pruned:0.5", prior="photo")
+    assert sizing.spec.channels_by == ""  # nobody is told otherwise
+    assert widths(first_student(sizing.spec, teacher, seed=0)[0], "layer1") == [8, 8]
 
 
 def test_whose_images_are_looked_at() -> None:
