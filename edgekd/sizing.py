@@ -39,14 +39,15 @@ def search(
     must_fit: bool = True,
     prior: str = "none",
 ) -> Search:
-    """Looks at students for `profile` and chooses the best expected one that keeps every limit. Pure; some seconds.
+    """Looks at students for `profile` and chooses the best expected one that keeps every limit. Pure; some seconds, of
+    large images some ten.
 
     family: one of FAMILIES, one student ("resnet:1x16", "mobilenetv2:0.35", "pruned:0.5"; edgekd.families.named), or
     "auto": a plain network for images up to 16 pixels, else every family. like_teacher: at most this share of the
     teacher's predicted latency; without it at most half of its parameters and MACs. must_fit: without it, where none is
     predicted to fit, the nearest is chosen, for who will measure. prior: of the training to come, whose images show
-    which channels a pruned student can spare. Raises UsageError for another name, and, with the
-    limits that bind and what would fit, when nothing fits.
+    which channels a pruned student can spare. Raises UsageError for another name, and, with the limits that bind and
+    what would fit, when nothing fits.
     """
     if like_teacher is not None and not 0 < like_teacher <= 1:
         raise UsageError(
