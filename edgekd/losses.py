@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -186,18 +186,16 @@ def batch_norm_distance(
     return total
 
 
-def feature_distance(*, student: Mapping[Any, Tensor], teacher: Mapping[Any, Tensor]) -> Tensor:
-    """Mean squared difference of the feature maps that both have, in units of the teacher's variance, summed, >= 0.
+def feature_distance(*, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Mean squared difference of feature maps (N, C, H, W), pair by pair, in the teacher's variance, summed, >= 0.
 
-    Maps (N, C, H, W) by any key; those under the same key and of the same shape are compared, others left out: 0
-    where there are none. FitNets' hints (Romero et al., ICLR 2015) without a regressor, for students as wide.
+    FitNets' hints (Romero et al., ICLR 2015) without a regressor, for students as wide: see observe.common_maps. Raises
+    ValueError where one has more maps than the other.
     """
     total = torch.zeros(())
-    for key, seen in student.items():
-        wanted = teacher.get(key)
-        if wanted is not None and wanted.shape == seen.shape:
-            wanted = whole(wanted.detach()).float()
-            total = total + F.mse_loss(whole(seen).float(), wanted) / wanted.var().clamp_min(1e-6)
+    for seen, wanted in zip(student, teacher, strict=True):
+        target = whole(wanted.detach()).float()
+        total = total + F.mse_loss(whole(seen).float(), target) / target.var().clamp_min(1e-6)
     return total
 
 

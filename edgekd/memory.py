@@ -57,7 +57,7 @@ def in_parts(model: nn.Module, x: Tensor, observed: Observed | None = None) -> T
             return whole
     results, seen, now = [], [], _as_now(model)
     for part in x.split(_batch.most or 1):
-        with Observed() if observed else nullcontext() as inside:
+        with Observed(observed.at) if observed else nullcontext() as inside:
             results.append(checkpoint(now, part, use_reentrant=False))
         seen.append(inside)
     if observed:

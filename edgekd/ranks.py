@@ -112,7 +112,7 @@ def split(model: nn.Module, x: Tensor, observed: Observed | None = None) -> Tens
             f"{count} processes cannot share a batch of {len(x)} images alike", code="E0226", fix="set another batch"
         )
     part = x.chunk(count)[dist.get_rank()]
-    with observed or nullcontext(), _Synchronised():
+    with _Synchronised(), observed or nullcontext():  # so that what BatchNorm does inside is not seen as maps
         return whole(model(part))
 
 

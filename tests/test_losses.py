@@ -256,10 +256,11 @@ def test_moments_and_their_gradient_are_those_of_var_mean(shape: tuple[int, ...]
 
 def test_feature_distance_by_hand() -> None:
     wanted = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)  # variance 2
-    other = torch.zeros(2, 5, 4, 4)
-    student = {(1, 1): torch.tensor([2.0, 1.0]).view(2, 1, 1, 1).requires_grad_(), (4, 4): other, (2, 2): other}
-    distance = losses.feature_distance(student=student, teacher={(1, 1): wanted, (4, 4): torch.zeros(2, 6, 4, 4)})
-    assert distance.item() == pytest.approx((1 + 4) / 2 / 2)  # other shapes, and keys of one side only, are left out
+    other = torch.tensor([0.0, 2.0, 4.0]).view(1, 3, 1, 1)  # variance 4
+    student = torch.tensor([2.0, 1.0]).view(2, 1, 1, 1).requires_grad_()
+    distance = losses.feature_distance(student=[student, other + 1], teacher=[wanted, other])
+    assert distance.item() == pytest.approx((1 + 4) / 2 / 2 + 1 / 4)
     distance.backward()
-    assert student[1, 1].grad is not None
-    assert losses.feature_distance(student={(2, 2): other}, teacher={}).item() == 0
+    assert student.grad is not None
+    with pytest.raises(ValueError):
+        losses.feature_distance(student=[other], teacher=[])

@@ -22,7 +22,7 @@ from edgekd import Images, checkpoint, compute, load_profile, losses, pipeline
 from edgekd.errors import EnvironmentLacking, Interrupted, UsageError
 from edgekd.methods import METHODS, configure
 from edgekd.networks import ResNet
-from edgekd.observe import Observed
+from edgekd.observe import Observed, common_maps
 from edgekd.ranks import meet, others_there, ranks, split, sum_gradients
 from edgekd.types import Run, Teacher
 
@@ -58,10 +58,11 @@ def one_step(folder: Path) -> dict[str, Tensor]:
     sum_gradients(optim_x)
     assert x.grad is not None
     found = {"loss": loss.detach(), "x": x.grad.clone()}
-    with Observed() as ours:
-        guess = split(model, x.detach())
-    with torch.no_grad(), Observed() as theirs:
-        target = split(of.model, x.detach())
+    common = common_maps(of, model)
+    assert common
+    guess = split(model, x.detach(), ours := Observed(common.student))
+    with torch.no_grad():
+        target = split(of.model, x.detach(), theirs := Observed(common.teacher))
     loss = losses.distillation(student=guess, teacher=target, temperature=4.0)
     loss = loss + losses.feature_distance(student=ours.maps, teacher=theirs.maps)
     compute.descend(loss, optim_s)

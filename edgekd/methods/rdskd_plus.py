@@ -22,7 +22,7 @@ from edgekd.early_stop import agreement, rounds_left
 from edgekd.fitting import fit_pruned
 from edgekd.generator import Pixels, images_from, new_generator
 from edgekd.grid import write_grid
-from edgekd.observe import Observed, share_maps
+from edgekd.observe import Observed, common_maps
 from edgekd.prior import Source, open_prior
 from edgekd.pruning import kept_channels
 from edgekd.rdskd_plus_settings import BUDGETS, SCALES, SHORT, Config, derived
@@ -81,7 +81,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         run.log("prior", given.added, drawn)
         checkpoint.keep(at)
 
-    alike = config.feature_weight() > 0 and share_maps(teacher, student)
+    alike = common_maps(teacher, student) if config.feature_weight() > 0 else None
     lesson_steps = 0 if alike else (config.lesson_steps or 0) // rounds  # feature maps are not kept
 
     def lesson(step: int) -> tuple[Tensor, Tensor | None]:
@@ -154,7 +154,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         for step in range(at["student"], student_steps):
             optim_s.param_groups[0]["lr"] = student_lr * one_cycle((round_ * student_steps + step) / of)
             x, known = shown(step)
-            seen, wanted = (Observed(), Observed()) if alike else (None, None)
+            seen, wanted = (Observed(alike.student), Observed(alike.teacher)) if alike else (None, None)
             with torch.no_grad():
                 target = logits_of(teacher.model, x, wanted) if known is None or alike else known
             guess = logits_of(student, x, seen)
