@@ -113,7 +113,7 @@ def compress(
     if board and not before.is_file():
         found = measured_first(found, teacher, profile, lambda bundle: board(bundle, quick=True), say=say)
     sizing = sized(found, teacher, profile)
-    config = gentle(config, sizing.spec)
+    config = gentle(config, sizing.spec, settings or {})
     if minutes is not None:
         budget = f"{minutes:g} minutes"
         config = _stored(folder, method, budget, config) or _timed(

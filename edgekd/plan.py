@@ -78,7 +78,7 @@ def forecast(
     say("sizing students")
     found = search(teacher, profile, family=plan.student, like_teacher=like_teacher, prior=prior_of(config))
     spec = found.chosen.spec
-    config = gentle(config, spec)
+    config = gentle(config, spec, settings)
     say("timing a few steps")
     if plan.minutes is None:
         speed = seconds_per_step(method, config, teacher, spec, plan.seed, within_s=PROBE_S)

@@ -56,7 +56,7 @@ def distill(
     config = configure(method, budget, settings or {}, teacher)
     prior = prior_of(config)
     sizing = size_student(teacher, profile, family=family, like_teacher=like_teacher, prior=prior)
-    recipe = Recipe(method, budget, gentle(config, sizing.spec), seed)
+    recipe = Recipe(method, budget, gentle(config, sizing.spec, settings or {}), seed)
     with locked(folder):
         claim(folder, settings_of(teacher, profile, sizing, recipe))
         student, pixels = distilled(teacher, sizing, recipe, folder, log, say, warn)

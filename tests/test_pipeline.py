@@ -234,16 +234,21 @@ def test_samples_are_fewer_where_images_are_large() -> None:
 
 
 def test_a_pruned_student_learns_gently(teacher: Teacher) -> None:
-    config = configure("rdskd_plus", "fast", {}, teacher)
     pruned = StudentSpec("pruned", 1, 50, teacher.images, teacher.classes)
-    assert (config.optimizer, config.student_lr) == (None, None)
-    assert (gentle(config, pruned).optimizer, gentle(config, pruned).student_lr) == ("sgd", 0.02)
-    muon = gentle(dataclasses.replace(config, optimizer="muon"), pruned)
-    assert (muon.optimizer, muon.student_lr) == ("muon", 0.02)
-    assert config.student_steps > SHORT and gentle(config, pruned).feature_weight() == 1
-    for settings in ({"optimizer": "adam", "features": 0.0}, {"student_lr": 0.05, "features": 2.0}):
-        chosen = configure("rdskd_plus", "fast", settings, teacher)
-        assert gentle(chosen, pruned) == chosen
+
+    def settled(**settings: Any) -> Any:
+        return gentle(configure("rdskd_plus", "fast", settings, teacher), pruned, settings)
+
+    config = configure("rdskd_plus", "fast", {"batch": 256}, teacher)
+    assert (config.optimizer, config.student_lr, config.features) == (None, None, None)
+    found = gentle(config, pruned, {})
+    assert (found.optimizer, found.student_lr, found.features) == ("sgd", pytest.approx(0.015), 10)
+    assert found.student_steps > SHORT and found.feature_weight() == 10
+    assert (found.batch, found.student_steps) == (128, 2 * config.student_steps)  # as many images
+    assert found.lesson_steps == 2 * config.lesson_steps and found.image_steps == config.image_steps
+    assert (settled(optimizer="adam").optimizer, settled(optimizer="adam").student_lr) == ("adam", pytest.approx(6e-4))
+    own = {"student_lr": 0.05, "features": 2.0, "optimizer": "muon", "batch": 512, "student_steps": 3}
+    assert {name: getattr(settled(**own), name) for name in own} == own
     other = configure("rdskd", "fast", {}, teacher)
-    assert gentle(other, pruned) is other
-    assert gentle(config, dataclasses.replace(pruned, family="resnet")) is config
+    assert gentle(other, pruned, {}) is other
+    assert gentle(config, dataclasses.replace(pruned, family="resnet"), {}) is config

@@ -18,6 +18,11 @@ from edgekd.methods import dafl, deepinversion, dfad, fast, mskd, rdskd, rdskd_p
 from edgekd.types import Run, Sampler, StudentSpec, Teacher
 
 
+PRUNED_FEATURES = 10.0  # the weight of a pruned student's feature maps
+PRUNED_PACE = 0.15  # of an optimizer's usual rate
+PRUNED_BATCH = 128  # images at most
+
+
 class Method(Protocol):
     """A data-free distillation method: a module with these names satisfies it."""
 
@@ -137,14 +142,18 @@ def configure(method: str, budget: str, settings: Mapping[str, Any], teacher: Te
     return METHODS[method].derived(dataclasses.replace(whole, **steps), teacher)
 
 
-def gentle(config: Any, student: StudentSpec) -> Any:
-    """The same settings; for a student that is the teacher, pruned, with those that are left open set for it.
+def gentle(config: Any, student: StudentSpec, settings: Mapping[str, Any]) -> Any:
+    """The same config with what `settings` leave open set for a student that is the teacher, pruned.
 
-    A rate that keeps what it knows, and feature maps held to the teacher's for good (benchmarks/NOTES.md).
+    A rate that keeps what it knows, twice the steps of half as many images, and feature maps held to the teacher's for
+    good: its blocks still mean the same (benchmarks/NOTES.md).
     """
-    if student.family != "pruned":
+    if student.family != "pruned" or not hasattr(config, "fit"):
         return config
-    open_: dict[str, Any] = {"features": 1.0} if getattr(config, "features", 0.0) is None else {}
-    if "optimizer" in vars(config) and config.optimizer != "adam" and config.student_lr is None:
-        open_ |= {"optimizer": (name := config.optimizer or "sgd"), "student_lr": RATES[name] / 5}
-    return dataclasses.replace(config, **open_) if open_ else config
+    rate = RATES[config.optimizer or "sgd"] * PRUNED_PACE
+    chosen = {"features": PRUNED_FEATURES, "optimizer": config.optimizer or "sgd", "student_lr": rate}
+    if "batch" not in settings and config.batch > PRUNED_BATCH:
+        times = config.batch // PRUNED_BATCH
+        chosen |= {"batch": PRUNED_BATCH, "student_steps": times * config.student_steps}
+        chosen |= {"lesson_steps": times * config.lesson_steps}
+    return dataclasses.replace(config, **{name: value for name, value in chosen.items() if name not in settings})
