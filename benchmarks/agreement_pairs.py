@@ -152,7 +152,7 @@ def trained(trial: Trial, teacher: Teacher, folder: Path) -> float:
     assert spec, trial.student
     if spec.family == "pruned":
         spec = replace(spec, channels_by=shown_by(prior_of(config), teacher.images))
-    config = gentle(config, spec)
+    config = gentle(config, spec, trial.settings())
     student, _ = first_student(spec, teacher, seed=trial.seed)
     with tempfile.TemporaryDirectory() as temporary:
         run = Run(torch.device("cpu"), trial.seed, Path(temporary), no_log)

@@ -16,7 +16,7 @@ def resnet(depth: int, width: int) -> ResNet:
     return ResNet(FACTS, 4, depth=depth, width=width, large_stem=False).eval()
 
 
-def of(model: ResNet) -> Teacher:
+def of(model: torch.nn.Module) -> Teacher:
     return Teacher(model=model, images=FACTS, classes=tuple("abcd"), sha256="", architecture="x")
 
 
@@ -43,13 +43,12 @@ def test_maps_are_what_the_stages_end_with() -> None:
 
 @pytest.mark.parametrize("captured", [False, True])
 def test_of_a_pruned_student_the_maps_are_also_what_the_blocks_give(captured: bool) -> None:
-    model, x = resnet(2, 8), torch.randn(2, 3, 16, 16)
-    teacher = of(model)
+    x = torch.randn(2, 3, 16, 16)
+    teacher = of(resnet(2, 8))
     student = pruned(teacher, share=0.5, align=1).eval()
     blocks = tuple(f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1))
     if captured:
-        model = torch.export.export(model, (x,)).module()
-        teacher = of(model)
+        teacher = of(torch.export.export(teacher.model, (x,)).module())
     common = common_maps(teacher, student)
     assert common and (captured or common.teacher == common.student)
     for network, at in ((teacher.model, common.teacher), (student, common.student)):

@@ -247,7 +247,7 @@ def test_a_pruned_student_learns_gently(teacher: Teacher) -> None:
     assert (found.batch, found.student_steps) == (128, 2 * config.student_steps)  # as many images
     assert found.lesson_steps == 2 * config.lesson_steps and found.image_steps == config.image_steps
     assert (settled(optimizer="adam").optimizer, settled(optimizer="adam").student_lr) == ("adam", pytest.approx(6e-4))
-    own = {"student_lr": 0.05, "features": 2.0, "optimizer": "muon", "batch": 512, "student_steps": 3}
+    own = {"student_lr": 0.05, "features": 2.0, "optimizer": "muon", "batch": 512, "student_steps": 400}
     assert {name: getattr(settled(**own), name) for name in own} == own
     other = configure("rdskd", "fast", {}, teacher)
     assert gentle(other, pruned, {}) is other

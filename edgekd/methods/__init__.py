@@ -17,7 +17,6 @@ from edgekd.memory import within_memory
 from edgekd.methods import dafl, deepinversion, dfad, fast, mskd, rdskd, rdskd_plus, zskd
 from edgekd.types import Run, Sampler, StudentSpec, Teacher
 
-
 PRUNED_FEATURES = 10.0  # the weight of a pruned student's feature maps
 PRUNED_PACE = 0.15  # of an optimizer's usual rate
 PRUNED_BATCH = 128  # images at most
