@@ -45,7 +45,7 @@ class Config:
     held_out: int | None = None  # images on which agreement is watched; None: 512, of large ones fewer
     patience: int = 4  # rounds without a gain in that agreement, after which the end is near; 0: none
     mixed: float | None = None  # share of the steps with images blended in pairs; None: all for colour
-    features: float | None = None  # on feature maps of the teacher's shape, if it ends so; None: 1 in short trainings
+    features: float | None = None  # on maps in common with the teacher; None: 1 in short trainings, 10 if pruned
     fit: bool = True  # a pruned student's layers to the teacher's outputs, by least squares, before it learns
 
     def short(self) -> bool:
