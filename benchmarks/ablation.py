@@ -5,6 +5,8 @@
 
 Feature maps are on by themselves only in short trainings: `-- --set=features=1` puts them into the whole.
 
+"fit" (of pruned students) and "refinement" (beside a prior) are taken away only where --only names them.
+
 One JSON line per run; the same command goes on where it was stopped. Ends with mean, spread and change per ingredient.
 """
 
@@ -32,7 +34,10 @@ WITHOUT: dict[str, tuple[str, ...]] = {  # ingredient -> the options that take i
     "mixed": ("--set=mixed=0",),
     "features": ("--set=features=0",),
     "early end": ("--set=patience=0",),
+    "fit": ("--set=fit=false",),
+    "refinement": ("--set=image_steps=0",),
 }
+BY_NAME = ("fit", "refinement")  # of pruned students, and of a prior: only where --only names them
 
 
 def rows(out: Path, pair: str, options: tuple[str, ...]) -> list[list[str]]:
@@ -54,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = parser_of(__doc__, out="ablation.jsonl")
     parser.add_argument("--pair", choices=PAIRS, default="digits")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", choices=WITHOUT, default=list(WITHOUT))
+    parser.add_argument("--only", nargs="+", choices=WITHOUT, default=[name for name in WITHOUT if name not in BY_NAME])
     parser.add_argument("options", nargs="*", help="further options of edgekd compress in every run, behind --")
     given = parser.parse_args(arguments)
     around = tuple(given.options)
