@@ -28,6 +28,7 @@ PHASES = {  # which phase of the log the steps of a field are
 PROBE = 12  # steps of each phase that are timed, the first one left out
 FEW, LEAST = 4, 8  # steps of a probe with a time of its own, and images in each at least
 PASSES = 6  # of a batch through the teacher that one step costs at most: forward, gradient of the images, the student
+ENOUGH_S = 0.1  # of that pass; shorter ones are timed with more images
 RESERVE_S = 30.0  # for the graphs, their check and the measurement
 SHARES = 0.005, 20.0  # of the longest budget: what can be planned
 PROBE_S, PROBE_SHARE = 5.0, 0.02  # of a probe before a training of so many minutes, at least, and of their time
@@ -106,15 +107,17 @@ def share_within(teacher: Teacher, config: Any, within_s: float, steps: int = FE
     """
     facts, device = teacher.images, choose_device()
     model = to_device(teacher.model, device)
-    x = torch.randn(LEAST, facts.channels, facts.height, facts.width, device=device)
-    times = []
-    for _ in range(2):  # the first prepares
-        start = time.perf_counter()
-        with torch.no_grad():
+    batches, shape = _batches(config).values(), (facts.channels, facts.height, facts.width)
+    images, seconds = 0, 0.0
+    with torch.no_grad():
+        model(torch.randn(2, *shape, device=device))  # the first prepares
+        while seconds < ENOUGH_S and images < max(batches):  # a few images cost more each than those of a batch
+            images = min(2 * images or LEAST, max(batches))
+            x = torch.randn(images, *shape, device=device)
+            start = time.perf_counter()
             model(x).sum().item()
-        times.append(time.perf_counter() - start)
-    batches = _batches(config).values()
-    in_time = within_s / (PASSES * sum(batches) * steps * times[-1] / LEAST)
+            seconds = time.perf_counter() - start
+    in_time = within_s / (PASSES * sum(batches) * steps * seconds / images)
     return min(1.0, max(in_time, LEAST / min(batches)))
 
 

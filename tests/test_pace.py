@@ -109,3 +109,16 @@ def test_share_of_a_batch_falls_with_the_time_there_is(teacher: Teacher) -> None
     config = Config(batch=256, image_batch=256)
     assert pace.share_within(teacher, config, 1e9) == 1.0
     assert pace.share_within(teacher, config, 1e-6) == pace.LEAST / config.batch
+
+
+@pytest.mark.parametrize(("enough", "passes"), [(1e9, [2, 8, 16, 32, 48]), (1e-9, [2, 8])])
+def test_a_quick_teacher_is_timed_by_a_whole_batch(
+    teacher: Teacher, monkeypatch: pytest.MonkeyPatch, enough: float, passes: list[int]
+) -> None:
+    """Eight images cost more each than those of a batch, and the probe left out images without need."""
+    monkeypatch.setattr(pace, "ENOUGH_S", enough)
+    seen = list[int]()
+    hook = teacher.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    pace.share_within(teacher, Config(batch=48, image_batch=20), 1.0)
+    hook.remove()
+    assert seen == passes
