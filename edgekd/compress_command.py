@@ -111,12 +111,12 @@ def compress(
             settings=arguments.settings(setting) | ({} if prior is None else {"prior": prior}),
         )  # fmt: skip
         device = planning.device_of(asked)
-        config = configure(asked.method, asked.budget, asked.settings, read)
+        configure(asked.method, asked.budget, asked.settings, read)  # says now what is wrong with them
         data = None if eval_data is None else load_eval_data(eval_data, read.images, read.classes)
         real = None if calibration_data is None else load_real_images(calibration_data, read.images)
         otherwise = plan.parent if plan else arguments.folder(teacher, profile)
         with elsewhere.folder_of(out, otherwise, display.say, display.warn) as folder:
-            display.training(config, folder)
+            display.training(folder)
             result = pipeline.compress(
                 read, device, folder, method=asked.method, budget=asked.budget, minutes=asked.minutes,
                 settings=asked.settings, family=asked.student, like_teacher=like_teacher, seed=asked.seed,

@@ -122,9 +122,10 @@ class Display:
     def _narrow(self) -> bool:
         return self.bar and err.width < WORDS
 
-    def training(self, config: Any, folder: Path) -> None:
-        """What is going to be trained: a method's settings, and the output folder that its checkpoints lie in."""
-        self.gauge = Gauge(images_per_step(config), folder / CHECKPOINT, compact=self._narrow, everything=self.verbose)
+    def training(self, folder: Path) -> None:
+        """The output folder of what is going to be trained: its settings and checkpoints will lie there."""
+        images = images_per_step(folder / "settings.json")
+        self.gauge = Gauge(images, folder / CHECKPOINT, compact=self._narrow, everything=self.verbose)
 
     def __enter__(self) -> Display:
         self.progress.start()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 EVENTS = ("memory", "rate", "collapse", "held out")  # phases of the log that are no stretch of work
 SHOWN = ("loss", "agreement")  # figures, unless all are asked for
@@ -28,15 +29,20 @@ class Reading:
         return "  ".join(part for part in parts if part)
 
 
-def images_per_step(config: Any) -> Callable[[str], int]:
-    """Phase -> images that go through the networks in one of its steps; of a method's Config."""
-    batch: int = config.batch
-    sizes = {
-        "prior": 1,
-        "student": getattr(config, "student_batch", batch),
-        "images": getattr(config, "image_batch", batch),
-    }
-    return lambda phase: sizes.get(phase, batch)
+def images_per_step(settings: Path) -> Callable[[str], int]:
+    """Phase -> images that go through the networks in one of its steps.
+
+    settings: the run's settings.json, which is there once it trains; what was asked for may differ from it.
+    """
+
+    @cache
+    def sizes() -> dict[str, int]:
+        config = json.loads(settings.read_text(encoding="utf-8"))["recipe"]["config"]
+        batch: int = config["batch"]
+        student, images = config.get("student_batch", batch), config.get("image_batch", batch)
+        return {"": batch, "prior": 1, "student": student, "images": images}
+
+    return lambda phase: sizes().get(phase, sizes()[""])
 
 
 def spoken(seconds: float) -> str:

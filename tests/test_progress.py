@@ -6,7 +6,6 @@ import io
 import os
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -15,7 +14,12 @@ from edgekd import console
 from edgekd.checkpoint import NAME
 from edgekd.progress import CHECKPOINT, Gauge, images_per_step, spoken
 
-CONFIG = SimpleNamespace(batch=100, image_batch=50)
+
+def settings(folder: Path) -> Path:
+    """settings.json of a run that trains on 100 images a step and refines 50."""
+    path = folder / "settings.json"
+    path.write_text('{"recipe": {"config": {"batch": 100, "image_batch": 50}}}', encoding="utf-8")
+    return path
 
 
 class Clock:
@@ -29,8 +33,9 @@ class Clock:
 
 
 def gauge(folder: Path, clock: Clock, *, compact: bool = False, everything: bool = False) -> Gauge:
-    images = images_per_step(CONFIG)
-    return Gauge(images, folder / CHECKPOINT, compact=compact, everything=everything, clock=clock)
+    return Gauge(
+        images_per_step(settings(folder)), folder / CHECKPOINT, compact=compact, everything=everything, clock=clock
+    )
 
 
 def test_speed_time_left_and_agreement(tmp_path: Path) -> None:
@@ -79,7 +84,8 @@ def test_last_save(tmp_path: Path) -> None:
 
 def test_words(tmp_path: Path) -> None:
     assert [spoken(s) for s in (0.4, 89, 90, 3600, 6000)] == ["0 s", "89 s", "2 min", "60 min", "1 h 40"]
-    assert images_per_step(CONFIG)("images") == 50 and images_per_step(CONFIG)("joint") == 100
+    images = images_per_step(settings(tmp_path))
+    assert (images("images"), images("joint"), images("prior")) == (50, 100, 1)
     terms = {"authenticity": 0.25, "balance": -1.0}
     assert gauge(tmp_path, Clock()).read("images", 1, 2, terms).figures == "authenticity 0.250"
     everything = gauge(tmp_path, Clock(), everything=True).read("images", 1, 2, terms)
@@ -96,7 +102,8 @@ def shown(
     there = io.StringIO()
     monkeypatch.setattr(console, "err", Console(file=there, force_terminal=terminal, width=width, color_system=None))
     with console.Display(quiet, verbose, no_progress, as_json) as display:
-        display.training(CONFIG, folder)
+        display.training(folder)
+        settings(folder)  # a run writes it later
         display.log("images", 1, 40, loss=1.0, entropy=-1.0)
         (folder / CHECKPOINT).touch()
         for step in (21, 40):
