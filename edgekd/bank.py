@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -65,6 +66,7 @@ class Bank:
     ) -> None:
         self.path, self.images, self.capacity, self.added = path, images, capacity, 0
         self.slots, self.marked, self.largest = capacity + spare, 0, 0  # marked: `added` at the last checkpoint
+        self.by_class, self.counted = torch.zeros(classes, dtype=torch.int64), 0  # of the first `counted` images
         self.weights: Tensor | None = None
         self.weighed = 0  # `added` when the weights were made
         shape = (self.slots, images.channels, images.height, images.width)
@@ -109,6 +111,19 @@ class Bank:
             self.near[0][slots.to(where)], self.near[1][slots.to(where)] = pixels.to(where), logits.to(where)
         self.added += len(pixels)
         self.largest = max(self.largest, len(pixels))
+
+    def lacking(self, logits: Tensor, most: int) -> Tensor:
+        """Which of further images, logits (n, K), to keep so that no class has more than `most`: (n,) bool.
+
+        For a bank that is being filled: nothing may have been overwritten yet.
+        """
+        labels = logits.detach().cpu().half().argmax(dim=1)  # as they are going to be kept
+        new = self.logits[self.counted : self.added].argmax(dim=1)
+        self.by_class += new.bincount(minlength=len(self.by_class))
+        self.counted = self.added
+        each = F.one_hot(labels, len(self.by_class))
+        place = (self.by_class + each.cumsum(0)).gather(1, labels[:, None])[:, 0]  # which of its class it would be
+        return place <= most
 
     def sample(self, n: int, rng: torch.Generator, *, balanced: bool = False) -> tuple[Tensor, Tensor]:
         """n images drawn with replacement, normalised fp32 (n, C, H, W), and their logits fp32 (n, K), where rng is.
@@ -167,6 +182,7 @@ class Bank:
             )
         self.added = self.marked = state["added"]
         self.largest, self.weighed, self.weights = state.get("largest", 0), 0, None
+        self.by_class, self.counted = torch.zeros_like(self.by_class), 0
         self.near = self.pixels.to(self.near[0].device), self.logits.to(self.near[1].device)
 
     def close(self) -> None:

@@ -78,7 +78,7 @@ def _short(config: Any, steps: int) -> Any:
     short: dict[str, Any] = {name: steps for name, of in vars(config).items() if name.endswith("_steps") and of != 0}
     if hasattr(config, "feature_weight"):  # which of its own few steps would settle
         short["features"] = config.feature_weight()
-    few = {"rounds": 1, "prior_images": 2_000, "fit": False}
+    few = {"rounds": 1, "prior_images": 2_000, "prior_drawn": 2_000, "fit": False}
     short |= {name: value for name, value in few.items() if hasattr(config, name)}
     return dataclasses.replace(config, **short)
 
@@ -91,7 +91,8 @@ def at_share(config: Any, teacher: Teacher, share: float, steps: int = FEW) -> t
         once = numbers(teacher.images)
         chunk = per_drawing(once)
         held_out = min(short.held_out or WATCHED, per_pass(once))  # as many as memory has at a time
-        short = dataclasses.replace(short, prior_images=chunk + max(1, chunk // 4), held_out=held_out)
+        drawn = chunk + max(1, chunk // 4)
+        short = dataclasses.replace(short, prior_images=drawn, prior_drawn=drawn, held_out=held_out)
     return short, batches["batch"] / config.batch
 
 
@@ -128,7 +129,7 @@ def probe_seconds(minutes: float) -> float:
 
 def expected_seconds(config: Any, speed: Mapping[str, float]) -> tuple[float, float]:
     """(seconds that do not depend on the steps, seconds of all steps) of a training with these settings."""
-    fixed = RESERVE_S + (getattr(config, "prior_images", None) or 0) * speed.get("prior", 0.0)
+    fixed = RESERVE_S + (config.drawings() if hasattr(config, "drawings") else 0) * speed.get("prior", 0.0)
     joint = speed.get("joint", 0.0)  # methods with one loop log all of it as this
     steps = {name: value for name, value in vars(config).items() if name in PHASES}
     return fixed, sum((value or 0) * speed.get(PHASES[name], joint) for name, value in steps.items())
@@ -155,14 +156,21 @@ def planned(method: str, config: Any, minutes: float, speed: Mapping[str, float]
     """The same settings with every number of steps scaled so that the whole takes `minutes`; those in `keep` stay.
 
     Too few minutes give the fewest steps that can be planned, 0.5 % of the given ones. A prior whose images would take
-    more than PRIOR_SHARE of the minutes gets fewer.
+    more than PRIOR_SHARE of the minutes gets fewer; what is drawn to choose from grows with the steps.
     """
-    per_image, drawn = speed.get("prior", 0.0), getattr(config, "prior_images", None) or 0
-    if per_image * drawn > PRIOR_SHARE * 60 * minutes and "prior_images" not in keep:
-        config = dataclasses.replace(config, prior_images=max(1, int(PRIOR_SHARE * 60 * minutes / per_image)))
-    fixed, variable = expected_seconds(config, speed)
-    share = min(max((60 * minutes - fixed) / max(variable, 1e-9), SHARES[0]), SHARES[1])
-    chosen = dataclasses.replace(config, **{n: v for n, v in scaled(config, share).items() if n not in keep})
+    per_image, most_s = speed.get("prior", 0.0), PRIOR_SHARE * 60 * minutes
+    affordable = int(most_s / per_image) if per_image else None
+    if affordable is not None and "prior_images" not in keep:
+        config = dataclasses.replace(config, prior_images=max(1, min(config.prior_images or 0, affordable)))
+    chosen = config
+    for _ in range(FEW if per_image else 1):  # the more steps, the more is drawn before them
+        if per_image and "prior_drawn" not in keep:
+            drawn = dataclasses.replace(chosen, prior_drawn=None).drawings()
+            chosen = dataclasses.replace(chosen, prior_drawn=max(chosen.prior_images or 0, min(drawn, affordable or 0)))
+        fixed, _ = expected_seconds(chosen, speed)
+        _, variable = expected_seconds(config, speed)
+        share = min(max((60 * minutes - fixed) / max(variable, 1e-9), SHARES[0]), SHARES[1])
+        chosen = dataclasses.replace(chosen, **{n: v for n, v in scaled(config, share).items() if n not in keep})
     rounds = getattr(chosen, "rounds", None)
     if rounds and getattr(chosen, "image_steps", 0):  # every round has at least ten image steps
         return dataclasses.replace(chosen, rounds=max(1, min(rounds, chosen.image_steps // 10)))

@@ -19,7 +19,8 @@ class Config:
     """Every term can be switched off by a weight of 0; none needs another weight than 1."""
 
     prior: str | None = None  # none, procedural, photo or a picture's path; None: by the teacher's images
-    prior_images: int | None = None  # drawn at the start; None: 40,000, of colour 100,000
+    prior_images: int | None = None  # kept at most, drawn at the start; None: 40,000, of colour 100,000
+    prior_drawn: int | None = None  # in all; what a class has enough of is not kept; None: by prior_images and steps
     rounds: int | None = None  # of making images; the student learns between them; None: by prior
     image_steps: int | None = None  # of the generators or of the refinement, over all rounds; None: by prior
     image_batch: int = 0  # images per step; 0: by their size, see BATCHES
@@ -52,6 +53,16 @@ class Config:
         """Whether the student's steps are so few that the teacher's feature maps and Muon lead."""
         return self.student_steps <= SHORT
 
+    def drawings(self) -> int:
+        """`prior_drawn`, or what follows: one for SEEN images that the student is shown, within reason.
+
+        Some classes are rare in what is drawn, and a long training would show the same few of theirs again and again.
+        """
+        if self.prior_drawn is not None:
+            return self.prior_drawn
+        kept = self.prior_images or 0
+        return max(kept, min(MOST_DRAWN * kept, self.student_steps * self.batch // SEEN))
+
     def feature_weight(self) -> float:
         """`features`, or what follows from the number of the student's steps."""
         return float(self.short()) if self.features is None else self.features
@@ -65,6 +76,7 @@ BUDGETS: Mapping[str, Config] = {
 SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
 BATCHES = ((16, 128), (64, 256), (math.inf, 64))  # pixels a side at most, and the batches that are usual then
 SHOWN = 4  # times that the student sees a lesson, about; each of its own costs the teacher as much as itself
+SEEN, MOST_DRAWN = 10, 4  # images shown per image drawn; drawn per image kept, at most
 SHORT = 2_000  # student steps; beyond, feature maps hold back and Muon has not shown a gain (benchmarks/NOTES.md)
 
 
@@ -95,11 +107,15 @@ def derived(config: Config, teacher: Teacher) -> Config:
     colour = facts.channels > 1  # drawn strokes and generated digits gain nothing, and the teacher's logits stay true
     warp, mixed = (float(colour) if given is None else given for given in (config.warp, config.mixed))
     lessons = config.student_steps // SHOWN * bool(warp or mixed or prior == "none")  # else there is nothing to save
-    return replace(
+    with_images = replace(
         config,
         prior=prior,
         prior_images=min(config.prior_images or (100_000 if colour else 40_000), LARGEST_MB * 10**6 // numbers(facts)),
         batch=config.batch or usual,
+    )
+    return replace(
+        with_images,
+        prior_drawn=with_images.drawings(),
         image_batch=config.image_batch or usual,
         generator_width=config.generator_width or (32 if statistics else 16),
         rounds=rounds,

@@ -52,6 +52,26 @@ def test_oldest_are_overwritten_when_full(tmp_path: Path) -> None:
     assert torch.equal(bank.pixels[0], pixels(2, seed=2)[1]) and torch.equal(bank.pixels[1], pixels(3, seed=1)[1])
 
 
+def test_a_class_that_has_its_share_takes_no_more(tmp_path: Path) -> None:
+    """Counted over what is kept, also after going back to an earlier state."""
+
+    def of(*labels: int) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.tensor(labels), 3).float()
+
+    bank = Bank(tmp_path / "bank.u8", FACTS, capacity=9, classes=3)
+    first = of(0, 0, 1, 0, 0, 1)
+    kept = bank.lacking(first, 3)
+    assert kept.tolist() == [True, True, True, True, False, True]
+    bank.add_pixels(pixels(6)[kept], first[kept])
+    assert bank.lacking(of(0, 2, 1, 1, 2), 3).tolist() == [False, True, True, False, True]
+    early = bank.state_dict()
+    bank.add_pixels(pixels(2), of(2, 2))
+    assert bank.lacking(of(2, 2), 3).tolist() == [True, False]
+    again = Bank(tmp_path / "bank.u8", FACTS, capacity=9, classes=3)
+    again.load_state_dict(early)
+    assert again.lacking(of(2, 2, 2, 2, 0), 3).tolist() == [True, True, True, False, False]
+
+
 def test_balanced_draws_every_class_alike(tmp_path: Path) -> None:
     bank = Bank(tmp_path / "bank.u8", FACTS, capacity=100, classes=3)
     labels = torch.tensor([0] * 90 + [1] * 9 + [2])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -67,6 +68,32 @@ def test_banks_of_large_images_stay_within_their_bytes(teacher: Teacher) -> None
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 4)).eval()
     config = configure("rdskd_plus", "fast", {}, dataclasses.replace(teacher, model=model, images=images))
     assert config.prior_images == 2 * 10**9 // (3 * 224 * 224)
+
+
+def test_long_trainings_draw_more_to_choose_from(teacher: Teacher) -> None:
+    def drawn(**settings: Any) -> tuple[int | None, int | None]:
+        config = configure("rdskd_plus", "fast", {"prior": "procedural", "batch": 100, **settings}, teacher)
+        return config.prior_images, config.prior_drawn
+
+    assert drawn(student_steps=4_000, prior_images=40_000) == (40_000, 40_000)
+    assert drawn(student_steps=8_000, prior_images=40_000) == (40_000, 80_000)
+    assert drawn(student_steps=64_000, prior_images=40_000) == (40_000, 160_000)
+    assert drawn(student_steps=64_000, prior_images=40_000, prior_drawn=50_000) == (40_000, 50_000)
+
+
+def test_of_many_drawn_images_no_class_keeps_more_than_its_share(teacher: Teacher, tmp_path: Path) -> None:
+    kept, most, classes = dict[int, torch.Tensor](), 60, len(teacher.classes)
+    for drawn in (most, 3_000):
+        lines, _ = run(teacher, tmp_path / str(drawn), prior="procedural", prior_drawn=drawn)
+        logits = np.memmap(tmp_path / str(drawn) / "prior.u8", np.float16, "r", most * 8 * 8, (most, classes))
+        used = torch.tensor(logits[: most if drawn == most else (logits != 0).any(axis=1).sum()])
+        kept[drawn] = used.argmax(dim=1).bincount(minlength=classes)
+        assert max(step for phase, step, _, _ in lines if phase == "prior") <= drawn
+    share = most // classes
+    assert kept[most].sum() == most and kept[most].max() > share  # drawn alone, they are what they are
+    assert kept[3_000].max() == share
+    rare = kept[most] < share
+    assert (kept[3_000][rare] >= kept[most][rare]).all() and kept[3_000][rare].sum() > kept[most][rare].sum()
 
 
 @pytest.mark.parametrize(("side", "usual"), [(8, 128), (16, 128), (17, 256), (64, 256), (65, 64)])

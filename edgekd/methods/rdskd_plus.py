@@ -41,7 +41,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     """
     config, facts, classes = derived(config, teacher), teacher.images, len(teacher.classes)
     rounds, image_steps = config.rounds or 1, (config.image_steps or 0) // (config.rounds or 1)
-    drawn, replayed = config.prior_images or 0, round(config.batch * (config.made_share or 0.0))
+    drawn, replayed = config.drawings(), round(config.batch * (config.made_share or 0.0))
     rng, pens = (torch.Generator(run.device).manual_seed(run.seed) for _ in range(2))  # pens: of the prior
     source = open_prior(config.prior or "none", facts)
     student_steps = config.student_steps // rounds
@@ -61,7 +61,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         maker=maker, optim_m=optim_m, student=student, optim_s=optim_s,
     )  # fmt: skip
     start = {"image": 0, "lesson": 0, "student": 0, "renewals": 0}  # of a round
-    at = checkpoint.restore({"round": 0, "rounds": rounds, "references": {}, "agreements": [], **start})
+    at = checkpoint.restore({"drawn": 0, "round": 0, "rounds": rounds, "references": {}, "agreements": [], **start})
 
     def sample(n: int) -> Tensor:
         with torch.no_grad():
@@ -75,10 +75,15 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         for n in parts(config.held_out or 1, per_pass(numbers(facts))):
             yield normalised(source(n, eyes), facts) if source else sample(n)
 
-    while source and given.added < drawn:
-        pixels = source(min(per_drawing(numbers(facts)), drawn - given.added), pens)
-        given.add_pixels(pixels, answers_of(teacher.model, normalised(pixels, facts)))
-        run.log("prior", given.added, drawn)
+    while source and at["drawn"] < drawn and len(given) < given.capacity:
+        pixels = source(min(per_drawing(numbers(facts)), drawn - at["drawn"]), pens)
+        logits = answers_of(teacher.model, normalised(pixels, facts))
+        at["drawn"] += len(pixels)
+        if drawn > given.capacity:  # enough to choose from: classes that are common in it fill up first
+            kept = given.lacking(logits, -(-given.capacity // classes))
+            pixels, logits = pixels[kept], logits[kept]
+        given.add_pixels(pixels, logits)
+        run.log("prior", at["drawn"], drawn)
         checkpoint.keep(at)
 
     alike = common_maps(teacher, student) if config.feature_weight() > 0 else None
