@@ -110,7 +110,7 @@ Minutes = Annotated[float | None, typer.Option(min=0.5, help="Time for the whole
 Prior = Annotated[
     str | None,
     typer.Option(
-        help="Images to start from: none, procedural, photo, or a picture of your own.",
+        help="Images to start from: none, procedural, photo, or a picture of your own, or a folder of them.",
         autocompletion=completion.priors,
     ),
 ]

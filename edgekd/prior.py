@@ -20,7 +20,8 @@ from edgekd.errors import EnvironmentLacking, InputError
 from edgekd.files import nearest
 from edgekd.types import Images
 
-NAMES = ("none", "procedural", "photo")  # beside them: the path of a picture
+NAMES = ("none", "procedural", "photo")  # beside them: the path of a picture, or of a folder of them
+PICTURES, PICTURES_NUMBERS = 64, 100_000_000  # of a folder: most, and numbers that they have together (fp32: 0.4 GB)
 LEAVES = 4  # shapes per collage at most
 YUV = torch.tensor([[0.299, 0.587, 0.114], [-0.147, -0.289, 0.436], [0.615, -0.515, -0.100]])  # of RGB
 CURVES, POINTS = 4, 32  # strokes per image at most, points per stroke
@@ -33,8 +34,8 @@ def open_prior(name: str, images: Images) -> Source | None:
     """The source that `--prior` names: None for "none", else a function that draws images of the teacher's size.
 
     "procedural": strokes for grayscale, collages of coloured noise for colour. "photo": collages of crops of
-    scikit-learn's two sample photographs (CC BY 2.0). Otherwise a path: collages of crops of that picture. Raises
-    InputError for a file that is no picture.
+    scikit-learn's two sample photographs (CC BY 2.0). Otherwise a path: collages of crops of that picture, or of those
+    of a folder, not of folders in it. Raises InputError for a file that is no picture and a folder without any.
     """
     if name == "none":
         return None
@@ -42,9 +43,25 @@ def open_prior(name: str, images: Images) -> Source | None:
         if images.channels == 1:
             return lambda n, rng: strokes(n, images, rng)
         return lambda n, rng: collages(n, images, rng, lambda n, rng: coloured_noise(n, images, rng))
-    pictures = _sample_photographs() if name == "photo" else [_picture(Path(name))]
+    pictures = _sample_photographs() if name == "photo" else _pictures(Path(name))
     pyramids = [_pyramid(picture, images) for picture in pictures]
     return lambda n, rng: collages(n, images, rng, lambda n, rng: crops(n, pyramids, images, rng))
+
+
+def data_statement(prior: str) -> str:
+    """What the student has seen, in a sentence for the manifest."""
+    made = "the student saw only images that were made from the teacher's weights and statistics"
+    drawn = "the student saw none of the customer's images, only {}, as they are and refined by the teacher's weights"
+    match prior:
+        case "none":
+            return f"prior none: {made}"
+        case "procedural":
+            return "prior procedural: " + drawn.format("drawn ones (strokes, or collages of noise)")
+        case "photo":
+            return "prior photo: " + drawn.format("collages of scikit-learn's two sample photographs")
+    if Path(prior).is_dir():
+        return "prior pictures: " + drawn.format(f"collages of the user's pictures in {Path(prior).resolve().name}")
+    return "prior picture: " + drawn.format(f"collages of the user's picture {Path(prior).name}")
 
 
 def strokes(n: int, images: Images, rng: torch.Generator) -> Tensor:
@@ -210,17 +227,43 @@ def _sample_photographs() -> list[Tensor]:
     return [_picture(folder / name) for name in ("china.jpg", "flower.jpg")]
 
 
-def _picture(path: Path) -> Tensor:
+def _pictures(path: Path) -> list[Tensor]:
+    """One picture, or those of a folder in the order of their names: PICTURES evenly picked ones where it has more.
+
+    Larger ones are halved until all have their share of PICTURES_NUMBERS: beyond it only finer detail is lost.
+    """
+    if not path.is_dir():
+        return [_picture(path)]
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in known and not file.name.startswith("."))
+    if not files:
+        raise InputError(
+            f"--prior {path}: no picture in that folder",
+            code="E0360",
+            why=f"files with the endings of pictures are looked for: .jpg, .png and {len(known) - 2} others",
+            fix="name a folder of pictures, or a picture",
+        )
+    chosen = [files[n * len(files) // min(PICTURES, len(files))] for n in range(min(PICTURES, len(files)))]
+    return [_picture(file, most=PICTURES_NUMBERS // len(chosen)) for file in chosen]
+
+
+def _picture(path: Path, *, most: int | None = None) -> Tensor:
+    """uint8 (3, H, W), halved until it has `most` numbers."""
     from PIL import Image, UnidentifiedImageError
 
     if not path.is_file():
         raise InputError(
             f"--prior {path}: neither a prior nor a picture.{nearest(str(path), NAMES)}",
             code="E0360",
-            fix=f"one of {', '.join(NAMES)}, or the path of a picture",
+            fix=f"one of {', '.join(NAMES)}, or the path of a picture or of a folder of pictures",
         )
     try:
         with Image.open(path) as picture:
-            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+            half = 1
+            while most and 3 * (picture.width // half) * (picture.height // half) > most:
+                half *= 2
+            return torch.from_numpy(np.array(picture.convert("RGB").reduce(half))).permute(2, 0, 1)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} is not a picture that can be read", code="E0360", why=str(error)) from error

@@ -18,7 +18,9 @@ from edgekd.types import Teacher
 class Config:
     """Every term can be switched off by a weight of 0; none needs another weight than 1."""
 
-    prior: str | None = None  # none, procedural, photo or a picture's path; None: by the teacher's images
+    prior: str | None = (
+        None  # none, procedural, photo or a path, of a picture or a folder; None: by the teacher's images
+    )
     prior_images: int | None = None  # kept at most, drawn at the start; None: 40,000, of colour 100,000
     prior_drawn: int | None = None  # in all; what a class has enough of is not kept; None: by prior_images and steps
     rounds: int | None = None  # of making images; the student learns between them; None: by prior

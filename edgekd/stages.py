@@ -34,6 +34,7 @@ from edgekd.grid import write_grid
 from edgekd.integers import Integers, parted
 from edgekd.lock import unwritable
 from edgekd.methods import distill
+from edgekd.prior import data_statement
 from edgekd.provenance import made_with, provenance
 from edgekd.report.reading import read_report
 from edgekd.room import PASS, numbers, parts, per_pass
@@ -171,20 +172,6 @@ def samples_kept(images: Images) -> int:
 def images_kept(images: Images) -> int:
     """How many generated images a run keeps: the samples, and beside them what INT8 is calibrated and chosen with."""
     return SPARE + 5 * samples_kept(images) // 2
-
-
-def data_statement(prior: str) -> str:
-    """What the student has seen, in a sentence for the manifest."""
-    made = "the student saw only images that were made from the teacher's weights and statistics"
-    drawn = "the student saw none of the customer's images, only {}, as they are and refined by the teacher's weights"
-    match prior:
-        case "none":
-            return f"prior none: {made}"
-        case "procedural":
-            return "prior procedural: " + drawn.format("drawn ones (strokes, or collages of noise)")
-        case "photo":
-            return "prior photo: " + drawn.format("collages of scikit-learn's two sample photographs")
-    return "prior picture: " + drawn.format(f"collages of the user's picture {Path(prior).name}")
 
 
 def bundled(

@@ -50,7 +50,9 @@ def test_none_is_no_source() -> None:
 def test_what_is_no_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff nothing")
-    for name, words in (("procedual", "procedural"), (str(broken), "picture"), (str(tmp_path), "picture")):
+    (empty := tmp_path / "empty").mkdir()
+    wrong = {"procedual": "procedural", str(broken): "picture", str(tmp_path): "broken.jpg", str(empty): "folder"}
+    for name, words in wrong.items():
         with pytest.raises(InputError) as refused:
             open_prior(name, GRAY)
         assert refused.value.code == "E0360" and words in refused.value.what + refused.value.fix
@@ -58,6 +60,22 @@ def test_what_is_no_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(EnvironmentLacking) as lacking:
         open_prior("photo", COLOUR)
     assert "pip install scikit-learn" in lacking.value.fix
+
+
+def test_pictures_of_a_folder_are_all_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flat ones, each of another gray, beside what is no picture; of more than PICTURES evenly many."""
+    for n in range(6):
+        Image.new("RGB", (64, 48), (40 * n,) * 3).save(tmp_path / f"{n}.png")
+    (tmp_path / "README.txt").write_text("not a picture")
+    (tmp_path / ".hidden.png").write_bytes(b"")
+    facts = Images(3, 16, 16, (0.5,) * 3, (0.2,) * 3)
+    seen = [picture.unique().tolist() for picture in prior._pictures(tmp_path)]
+    assert seen == [[0], [40], [80], [120], [160], [200]]
+    assert len(drawn(str(tmp_path), facts, 200).flatten(1).unique(dim=0)) > 100
+    monkeypatch.setattr(prior, "PICTURES", 3)
+    assert [picture.unique().tolist() for picture in prior._pictures(tmp_path)] == [[0], [80], [160]]
+    monkeypatch.setattr(prior, "PICTURES_NUMBERS", 3 * 3 * 33 * 24)
+    assert {picture.shape for picture in prior._pictures(tmp_path)} == {(3, 24, 32)}
 
 
 def test_warped_with_no_strength_is_the_image() -> None:
