@@ -112,18 +112,19 @@ class Bank:
         self.added += len(pixels)
         self.largest = max(self.largest, len(pixels))
 
-    def lacking(self, logits: Tensor, most: int) -> Tensor:
-        """Which of further images, logits (n, K), to keep so that no class has more than `most`: (n,) bool.
+    def lacking(self, logits: Tensor) -> Tensor:
+        """Which of further images, logits (n, K), to keep so that no class has more than its share: (n,) bool.
 
-        For a bank that is being filled: nothing may have been overwritten yet.
+        A share of what fits, by the classes that have been seen: a source may show few of many. For a bank that is
+        being filled: nothing may have been overwritten yet.
         """
         labels = logits.detach().cpu().half().argmax(dim=1)  # as they are going to be kept
         new = self.logits[self.counted : self.added].argmax(dim=1)
         self.by_class += new.bincount(minlength=len(self.by_class))
         self.counted = self.added
-        each = F.one_hot(labels, len(self.by_class))
-        place = (self.by_class + each.cumsum(0)).gather(1, labels[:, None])[:, 0]  # which of its class it would be
-        return place <= most
+        counts = self.by_class + F.one_hot(labels, len(self.by_class)).cumsum(0)  # (n, K), with each image in turn
+        share = -(-self.capacity // int((counts[-1] > 0).sum()))
+        return counts.gather(1, labels[:, None])[:, 0] <= share
 
     def sample(self, n: int, rng: torch.Generator, *, balanced: bool = False) -> tuple[Tensor, Tensor]:
         """n images drawn with replacement, normalised fp32 (n, C, H, W), and their logits fp32 (n, K), where rng is.

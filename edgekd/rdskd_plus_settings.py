@@ -18,9 +18,7 @@ from edgekd.types import Teacher
 class Config:
     """Every term can be switched off by a weight of 0; none needs another weight than 1."""
 
-    prior: str | None = (
-        None  # none, procedural, photo or a path, of a picture or a folder; None: by the teacher's images
-    )
+    prior: str | None = None  # none, procedural, photo or the path of pictures; None: by the teacher's images
     prior_images: int | None = None  # kept at most, drawn at the start; None: 40,000, of colour 100,000
     prior_drawn: int | None = None  # in all; what a class has enough of is not kept; None: by prior_images and steps
     rounds: int | None = None  # of making images; the student learns between them; None: by prior
@@ -61,7 +59,7 @@ class Config:
         Some classes are rare in what is drawn, and a long training would show the same few of theirs again and again.
         """
         if self.prior_drawn is not None:
-            return self.prior_drawn
+            return max(1, self.prior_drawn)
         kept = self.prior_images or 0
         return max(kept, min(MOST_DRAWN * kept, self.student_steps * self.batch // SEEN))
 

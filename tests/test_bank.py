@@ -59,17 +59,25 @@ def test_a_class_that_has_its_share_takes_no_more(tmp_path: Path) -> None:
         return torch.nn.functional.one_hot(torch.tensor(labels), 3).float()
 
     bank = Bank(tmp_path / "bank.u8", FACTS, capacity=9, classes=3)
-    first = of(0, 0, 1, 0, 0, 1)
-    kept = bank.lacking(first, 3)
+    first = of(0, 0, 1, 0, 0, 2)
+    kept = bank.lacking(first)
     assert kept.tolist() == [True, True, True, True, False, True]
     bank.add_pixels(pixels(6)[kept], first[kept])
-    assert bank.lacking(of(0, 2, 1, 1, 2), 3).tolist() == [False, True, True, False, True]
+    assert bank.lacking(of(0, 2, 1, 1, 1, 2)).tolist() == [False, True, True, True, False, True]
     early = bank.state_dict()
     bank.add_pixels(pixels(2), of(2, 2))
-    assert bank.lacking(of(2, 2), 3).tolist() == [True, False]
+    assert bank.lacking(of(2, 1)).tolist() == [False, True]
     again = Bank(tmp_path / "bank.u8", FACTS, capacity=9, classes=3)
     again.load_state_dict(early)
-    assert again.lacking(of(2, 2, 2, 2, 0), 3).tolist() == [True, True, True, False, False]
+    assert again.lacking(of(2, 2, 2, 0)).tolist() == [True, True, False, False]
+
+
+def test_classes_that_never_come_have_no_share(tmp_path: Path) -> None:
+    """A thousand classes of which the source shows one or two: the bank is filled by those."""
+    bank = Bank(tmp_path / "bank.u8", FACTS, capacity=9, classes=1_000)
+    one, two = (torch.nn.functional.one_hot(torch.tensor(labels), 1_000).float() for labels in ([7] * 9, [7] * 6 + [3]))
+    assert bank.lacking(one).all()
+    assert bank.lacking(two).tolist() == [True] * 5 + [False, True]
 
 
 def test_balanced_draws_every_class_alike(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         logits = answers_of(teacher.model, normalised(pixels, facts))
         at["drawn"] += len(pixels)
         if drawn > given.capacity:  # enough to choose from: classes that are common in it fill up first
-            kept = given.lacking(logits, -(-given.capacity // classes))
+            kept = given.lacking(logits)
             pixels, logits = pixels[kept], logits[kept]
         given.add_pixels(pixels, logits)
         run.log("prior", at["drawn"], drawn)
