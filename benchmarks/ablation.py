@@ -30,6 +30,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {  # ingredient -> the options that take i
     "adversarial": ("--set=adversarial=0",),
     "replay": ("--set=made_share=0",),
     "rounds": ("--set=rounds=1",),
+    "tones": ("--set=tones=false",),
     "warp": ("--set=warp=0",),
     "mixed": ("--set=mixed=0",),
     "features": ("--set=features=0",),

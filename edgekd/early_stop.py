@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +22,13 @@ def agreement(teacher: nn.Module, student: nn.Module, batches: Iterable[Tensor])
     return same.float().mean().item()
 
 
-def rounds_left(patience: int, agreements: Sequence[float], planned: int, now: int) -> int:
-    """How many rounds there are: once the agreement was flat for `patience` of them, a fifth of the planned follow.
+def rounds_left(patience: int, agreements: Sequence[float], planned: int, now: int, *, since: int = 0) -> int:
+    """How many rounds there are: once `patience` of them gave no more than as many before, a fifth of the plan follows.
 
-    The last ones are always learnt, at a falling rate: stopping at a high rate would waste what was learnt.
+    By the mean, as one lucky round is no gain. Rounds before `since` had easier images and do not count. The last ones
+    are always learnt, at a falling rate: stopping at a high rate would waste what was learnt.
     """
-    last, before = agreements[-patience:], agreements[:-patience]
-    flat = patience and before and max(last) < max(before) + FLAT
+    alike = agreements[since:]
+    last, before = alike[-patience:], alike[-2 * patience : -patience]
+    flat = patience and len(before) == patience and fmean(last) < fmean(before) + FLAT
     return min(now, len(agreements) + planned // 5) if flat else now

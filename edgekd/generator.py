@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgekd.compute import autocast, compiled, to_device
 from edgekd.ranks import split
+from edgekd.tones import Tones, are_known
 from edgekd.types import Images, Sampler
 
 
@@ -20,9 +21,11 @@ class Generator(nn.Module):
     a 3x3 convolution, tanh, BatchNorm without weights. Images up to 32 pixels are made in two such steps from a quarter
     of their size, as published; larger ones in as many as it takes to start from 8 pixels or fewer. The BatchNorm eps
     of 0.8 is that of the last two steps only: in more of them the signal dies away.
+
+    tones: in place of tanh and that BatchNorm, images that pixels can show (edgekd/tones.py), where those are known.
     """
 
-    def __init__(self, images: Images, *, latent: int, width: int = 128) -> None:
+    def __init__(self, images: Images, *, latent: int, width: int = 128, tones: bool = False) -> None:
         super().__init__()
         ups = max(2, math.ceil(math.log2(max(images.height, images.width) / 8)))
         self.sizes = [(-(-images.height // 2**k), -(-images.width // 2**k)) for k in range(ups, -1, -1)]
@@ -34,10 +37,10 @@ class Generator(nn.Module):
         self.norms = nn.ModuleList(
             nn.BatchNorm2d(out, eps=0.8 if index >= ups - 2 else 1e-5) for index, out in enumerate(outs)
         )
+        norm = nn.BatchNorm2d(images.channels, affine=False)
         self.to_image = nn.Sequential(
             nn.Conv2d(outs[-1], images.channels, 3, padding=1),
-            nn.Tanh(),
-            nn.BatchNorm2d(images.channels, affine=False),
+            *([norm, Tones(images)] if tones and are_known(images) else [nn.Tanh(), norm]),
         )
 
     def forward(self, z: Tensor) -> Tensor:
@@ -61,11 +64,13 @@ class Pixels(nn.Module):
         return self.images
 
 
-def new_generator(images: Images, *, latent: int, width: int, seed: int, device: torch.device) -> Generator:
+def new_generator(
+    images: Images, *, latent: int, width: int, seed: int, device: torch.device, tones: bool = False
+) -> Generator:
     """A generator with the first weights that `seed` gives, on `device`; the global random state stays as it is."""
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global state only
         torch.manual_seed(seed)
-        generator = Generator(images, latent=latent, width=width)
+        generator = Generator(images, latent=latent, width=width, tones=tones)
     return to_device(generator, device)
 
 

@@ -27,6 +27,7 @@ class Config:
     epoch: int = 60  # image steps between two refreshes of the references
     generator_width: int = 0  # channels, without a prior; 0: 32, for a teacher without BatchNorm 16
     latent: int = 100  # length of z; without a prior
+    tones: bool = True  # the generator's images as bright and contrasty as the normalisation says; where it does
     image_lr: float = 0.05  # Adam, of refined pixels
     generator_lr: float = 1e-3  # Adam, of the generator
     authenticity: float = 1.0  # OH, or the cross entropy with a balanced label where images are refined
@@ -44,7 +45,7 @@ class Config:
     temperature: float = 4.0  # of the distillation loss
     warp: float | None = None  # strength of turning, scaling, shifting; 0: none; None: 1 for colour
     held_out: int | None = None  # images on which agreement is watched; None: 512, of large ones fewer
-    patience: int = 4  # rounds without a gain in that agreement, after which the end is near; 0: none
+    patience: int = 4  # rounds that gave no more than as many before, after which the end is near; 0: none
     mixed: float | None = None  # share of the steps with images blended in pairs; None: all for colour
     features: float | None = None  # on maps in common with the teacher; None: 1 in short trainings, 10 if pruned
     fit: bool = True  # a pruned student's layers to the teacher's outputs, by least squares, before it learns
@@ -93,7 +94,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
     open_prior(prior, facts)  # says now what is missing
     of = (2 if statistics and not tiny else 4) if prior == "none" else 8 * statistics  # student steps per image step
     steps = (config.student_steps // of if of else 0) if config.image_steps is None else config.image_steps
-    rounds = config.rounds or (12 if prior != "none" else 4 if statistics else 20)
+    rounds = config.rounds or (4 if prior == "none" and statistics else 12)
     if prior == "none" and steps < rounds:
         raise UsageError(
             f"{steps} image steps in {rounds} rounds make no images",

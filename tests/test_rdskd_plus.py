@@ -53,7 +53,7 @@ def test_prior_follows_from_the_images(teacher: Teacher) -> None:
         assert config.image_steps == 0 and config.batch_norm == 0  # a LeNet has no statistics to refine towards
         without = configure("rdskd_plus", "fast", {"prior": "none"}, other)  # many small generators instead
         assert (without.rounds, without.image_steps, without.lesson_steps, without.generator_width) == (
-            20,
+            12,
             1_000,
             1_000,
             16,
@@ -169,10 +169,15 @@ def test_flat_agreement_brings_the_end_near() -> None:
     rounds = rounds_left
     rising = [0.1 * k for k in range(1, 9)]
     assert rounds(3, rising, 20, 20) == 20
-    assert rounds(3, [*rising, 0.8, 0.8, 0.801], 20, 20) == 11 + 4
-    assert rounds(3, [*rising, 0.8, 0.8, 0.81], 20, 20) == 20  # a gain
-    assert rounds(3, [*rising, 0.8, 0.8, 0.8, 0.8], 20, 15) == 15  # never later than decided
+    flat = [*rising, 0.7, 0.7, 0.7]
+    assert rounds(3, flat, 20, 20) == 11 + 4
+    assert rounds(3, [*rising, 0.7, 0.7, 0.71], 20, 20) == 20  # a gain
+    assert rounds(3, [0.1, 0.9, 0.1, 0.4, 0.5, 0.6], 20, 20) == 20  # one lucky round does not hide it
+    assert rounds(3, [*flat, 0.7], 20, 15) == 15  # never later than decided
     assert rounds(0, [0.5] * 10, 20, 20) == 20  # switched off
+    assert rounds(3, [0.9] * 3 + [0.4] * 3, 20, 20) == 6 + 4
+    assert rounds(3, [0.9] * 3 + [0.4] * 3, 20, 20, since=3) == 20  # harder images, not a worse student
+    assert rounds(3, [0.9] * 3 + [0.4] * 6, 20, 20, since=3) == 9 + 4
 
 
 def test_lessons_are_labelled_once(teacher: Teacher, tmp_path: Path) -> None:

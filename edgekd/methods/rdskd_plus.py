@@ -44,6 +44,8 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     drawn, replayed = config.drawings(), round(config.batch * (config.made_share or 0.0))
     rng, pens = (torch.Generator(run.device).manual_seed(run.seed) for _ in range(2))  # pens: of the prior
     source = open_prior(config.prior or "none", facts)
+    hard_from = rounds // 3  # round from which images are made to be hard for the student
+    since = 0 if source or not config.adversarial else hard_from  # generators': of a prior all held out are alike
     student_steps = config.student_steps // rounds
     given, made, lessons = (
         Bank(run.folder / f"{name}.u8", facts, capacity=most, classes=classes, spare=more, device=run.device)
@@ -111,7 +113,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             x = images_from(maker, torch.randn(config.image_batch, config.latent, generator=rng, device=run.device))
             logits = logits_of(teacher.model, x, observed := Observed())
             terms = _terms(config, x, logits, observed, refined=source is not None)
-            if config.adversarial and round_ >= rounds // 3:
+            if config.adversarial and round_ >= hard_from:
                 student.eval()
                 terms["adversarial"] = losses.masked_adversarial(student=logits_of(student, x), teacher=logits)
                 student.train()
@@ -139,7 +141,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             continue
         if len(at["agreements"]) == round_:  # on images of a generator, or strokes, that the student has not seen
             at["agreements"].append(agreement(teacher.model, student, held_out()))
-            at["rounds"] = rounds_left(config.patience, at["agreements"], rounds, at["rounds"])
+            at["rounds"] = rounds_left(config.patience, at["agreements"], rounds, at["rounds"], since=since)
             run.log("held out", round_ + 1, at["rounds"], agreement=at["agreements"][-1])
             if ranks.first():
                 write_grid(*(made if len(made) else given).latest(512), run.folder / "images.png")
@@ -183,9 +185,9 @@ def _maker(
     facts = teacher.images
     if source:
         return Pixels(torch.zeros(config.image_batch, facts.channels, facts.height, facts.width, device=run.device))
-    seed = 1_000 * run.seed + round_ + 200 * renewals  # one per round: what one of them cannot show, another may
-    latent, width = config.latent, config.generator_width
-    return new_generator(facts, latent=latent, width=width, seed=seed, device=run.device).train()
+    seed = 1_000 * run.seed + round_ + 1_000_000 * renewals  # one per round: what one of them cannot show, another may
+    latent, width, tones = config.latent, config.generator_width, config.tones
+    return new_generator(facts, latent=latent, width=width, seed=seed, device=run.device, tones=tones).train()
 
 
 def _terms(config: Config, x: Tensor, logits: Tensor, observed: Observed, *, refined: bool) -> dict[str, Tensor]:
