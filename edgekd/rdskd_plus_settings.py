@@ -27,7 +27,7 @@ class Config:
     epoch: int = 60  # image steps between two refreshes of the references
     generator_width: int = 0  # channels, without a prior; 0: 32, for a teacher without BatchNorm 16
     latent: int = 100  # length of z; without a prior
-    tones: bool = True  # the generator's images as bright and contrasty as the normalisation says; where it does
+    tones: bool | None = None  # generated images as bright and contrasty as normalised; None: without BatchNorm
     image_lr: float = 0.05  # Adam, of refined pixels
     generator_lr: float = 1e-3  # Adam, of the generator
     authenticity: float = 1.0  # OH, or the cross entropy with a balanced label where images are refined
@@ -119,6 +119,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
         prior_drawn=with_images.drawings(),
         image_batch=config.image_batch or usual,
         generator_width=config.generator_width or (32 if statistics else 16),
+        tones=not statistics if config.tones is None else config.tones,  # which says so itself
         rounds=rounds,
         image_steps=steps,
         held_out=watched_images(facts) if config.held_out is None else max(1, config.held_out),

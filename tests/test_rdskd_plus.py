@@ -44,7 +44,9 @@ def run(teacher: Teacher, folder: Path, **changes: Any) -> tuple[list[tuple[str,
 
 
 def test_prior_follows_from_the_images(teacher: Teacher) -> None:
-    assert configure("rdskd_plus", "fast", {}, teacher).prior == "none"  # 8x8
+    tiny = configure("rdskd_plus", "fast", {}, teacher)
+    assert tiny.prior == "none" and not tiny.tones  # 8x8, with BatchNorm
+    assert configure("rdskd_plus", "fast", {"tones": True}, teacher).tones
     for channels, prior in ((1, "procedural"), (3, "photo")):
         images = Images(channels, 32, 32, (0.5,) * channels, (0.5,) * channels)
         other = dataclasses.replace(teacher, model=LeNet(images, 10).eval(), images=images)
@@ -52,11 +54,12 @@ def test_prior_follows_from_the_images(teacher: Teacher) -> None:
         assert config.prior == prior
         assert config.image_steps == 0 and config.batch_norm == 0  # a LeNet has no statistics to refine towards
         without = configure("rdskd_plus", "fast", {"prior": "none"}, other)  # many small generators instead
-        assert (without.rounds, without.image_steps, without.lesson_steps, without.generator_width) == (
+        assert (without.rounds, without.image_steps, without.lesson_steps, without.generator_width, without.tones) == (
             12,
             1_000,
             1_000,
             16,
+            True,
         )
         assert (config.warp, config.mixed) == ((1.0, 1.0) if channels == 3 else (0.0, 0.0))
         assert config.lesson_steps == (1_000 if channels == 3 else 0)  # what is not changed keeps its logits anyway

@@ -186,7 +186,7 @@ def _maker(
     if source:
         return Pixels(torch.zeros(config.image_batch, facts.channels, facts.height, facts.width, device=run.device))
     seed = 1_000 * run.seed + round_ + 1_000_000 * renewals  # one per round: what one of them cannot show, another may
-    latent, width, tones = config.latent, config.generator_width, config.tones
+    latent, width, tones = config.latent, config.generator_width, bool(config.tones)
     return new_generator(facts, latent=latent, width=width, seed=seed, device=run.device, tones=tones).train()
 
 
