@@ -16,7 +16,7 @@ from edgekd.types import Teacher
 
 @dataclass(frozen=True)
 class Config:
-    """Every term can be switched off by a weight of 0; none needs another weight than 1."""
+    """Every term can be switched off by a weight of 0; none needs another weight than its own."""
 
     prior: str | None = None  # none, procedural, photo or the path of pictures; None: by the teacher's images
     prior_images: int | None = None  # kept at most, drawn at the start; None: 40,000, of colour 100,000
@@ -33,7 +33,7 @@ class Config:
     authenticity: float = 1.0  # OH, or the cross entropy with a balanced label where images are refined
     balance: float = 1.0  # IE
     diversity: float = 1.0  # within classes, of the generator's images
-    batch_norm: float = 1.0  # the teacher's statistics, where it has any
+    batch_norm: float | None = None  # the teacher's statistics, where it has any; None: 3 without a prior, else 1
     adversarial: float = 1.0  # images on which the student errs, after a third of the rounds
     increments: bool = True  # the exponential rule; without it plain sums
     lesson_steps: int | None = None  # batches labelled beforehand, each shown again; 0: every step labels its own
@@ -104,6 +104,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
         )
     if config.optimizer not in (None, *RATES):
         raise UsageError(f"no optimizer {config.optimizer!r}", code="E0225", fix=f"one of {', '.join(RATES)}")
+    by_prior = 3.0 if prior == "none" else 1.0
     usual = next(images for pixels, images in BATCHES if side <= pixels)
     colour = facts.channels > 1  # drawn strokes and generated digits gain nothing, and the teacher's logits stay true
     warp, mixed = (float(colour) if given is None else given for given in (config.warp, config.mixed))
@@ -123,7 +124,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
         rounds=rounds,
         image_steps=steps,
         held_out=watched_images(facts) if config.held_out is None else max(1, config.held_out),
-        batch_norm=config.batch_norm if statistics else 0.0,
+        batch_norm=statistics * (by_prior if config.batch_norm is None else config.batch_norm),
         made_share=(0.5 if prior == "none" else 0.25) if config.made_share is None else config.made_share,
         warp=warp,
         mixed=mixed,

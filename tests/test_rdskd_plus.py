@@ -45,7 +45,9 @@ def run(teacher: Teacher, folder: Path, **changes: Any) -> tuple[list[tuple[str,
 
 def test_prior_follows_from_the_images(teacher: Teacher) -> None:
     tiny = configure("rdskd_plus", "fast", {}, teacher)
-    assert tiny.prior == "none" and not tiny.tones  # 8x8, with BatchNorm
+    assert tiny.prior == "none" and not tiny.tones and tiny.batch_norm == 3  # 8x8, with BatchNorm
+    assert configure("rdskd_plus", "fast", {"prior": "procedural"}, teacher).batch_norm == 1
+    assert configure("rdskd_plus", "fast", {"batch_norm": 0.5}, teacher).batch_norm == 0.5
     assert configure("rdskd_plus", "fast", {"tones": True}, teacher).tones
     for channels, prior in ((1, "procedural"), (3, "photo")):
         images = Images(channels, 32, 32, (0.5,) * channels, (0.5,) * channels)
