@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 WORDS = 100  # columns that the words of a progress bar take
 LINE_EVERY_S = 5.0  # without a terminal, a line of figures at most this often
+LINE, INDENTED = "\n", "\n        "  # an error's further lines stand below its first
 out, err = Console(), Console(stderr=True)
 
 
 @contextmanager
 def errors(*, debug: bool, as_json: bool) -> Iterator[None]:
-    """Turns what went wrong inside into at most five lines on stderr and the exit code that belongs to it."""
+    """Turns what went wrong inside into a few lines on stderr and the exit code that belongs to it."""
     try:
         yield
     except (typer.Exit, typer.Abort, BrokenPipeError):  # the last: nobody reads on
@@ -72,12 +73,10 @@ def errors(*, debug: bool, as_json: bool) -> Iterator[None]:
         facts = {"code": error.code, "what": error.what, "why": error.why, "fix": error.fix, "exit": error.exit_code}
         print(json.dumps({"error": facts}, indent=2))
     text = f"[bold red]error\\[{error.code}][/] {escape(error.what)}"
-    text += f"\n  [bold]why[/]   {escape(error.why)}" if error.why else ""
-    text += f"\n  [bold]fix[/]   {escape(error.fix)}" if error.fix else ""
-    see = "\n  [bold]see[/]   " if text.count("\n") < 4 else "  "
-    err.print(
-        f"{text}{see}edgekd explain {error.code}  [dim](exit {error.exit_code})[/]", soft_wrap=True, highlight=False
-    )
+    for label, line in (("why", error.why), ("fix", error.fix)):
+        text += f"\n  [bold]{label}[/]   {escape(line).replace(LINE, INDENTED)}" if line else ""
+    text += f"\n  [bold]see[/]   edgekd explain {error.code}  [dim](exit {error.exit_code})[/]"
+    err.print(text, soft_wrap=True, highlight=False)
     raise typer.Exit(error.exit_code)
 
 

@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from command_lines import problem
 from typer.testing import CliRunner
 
 from edgekd.__main__ import app
+from edgekd.console import errors
+from edgekd.errors import InputError
 from edgekd.explain_command import catalogue, codes
 
 ROOT = Path(__file__).parent.parent
@@ -108,3 +111,18 @@ def test_needs_no_torch() -> None:
 
 def test_codes_for_the_shell() -> None:
     assert ("E0312", "A pickle that may run code") in codes("e031") and codes("X") == []
+
+
+def test_errors_show_what_to_type_below_its_label(capsys: pytest.CaptureFixture[str]) -> None:
+    """A fix of several lines, with brackets that are no markup, and the code on a line of its own."""
+    with pytest.raises(typer.Exit) as left, errors(debug=False, as_json=False):
+        raise InputError("it is [bold]", code="E0312", why="one\ntwo", fix="save(a[0])\nsave(b)")
+    assert left.value.exit_code == 3
+    assert capsys.readouterr().err.splitlines() == [
+        "error[E0312] it is [bold]",
+        "  why   one",
+        "        two",
+        "  fix   save(a[0])",
+        "        save(b)",
+        "  see   edgekd explain E0312  (exit 3)",
+    ]
