@@ -5,7 +5,8 @@
 
 Feature maps are on by themselves only in short trainings: `-- --set=features=1` puts them into the whole.
 
-"fit" (of pruned students) and "refinement" (beside a prior) are taken away only where --only names them.
+"fit" (of pruned students), "inheritance" (of first weights, from the teacher) and "refinement" (beside a prior) are
+taken away only where --only names them.
 
 One JSON line per run; the same command goes on where it was stopped. Ends with mean, spread and change per ingredient.
 """
@@ -36,9 +37,10 @@ WITHOUT: dict[str, tuple[str, ...]] = {  # ingredient -> the options that take i
     "features": ("--set=features=0",),
     "early end": ("--set=patience=0",),
     "fit": ("--set=fit=false",),
+    "inheritance": ("--set=inherit=false",),
     "refinement": ("--set=image_steps=0",),
 }
-BY_NAME = ("fit", "refinement")  # of pruned students, and of a prior: only where --only names them
+BY_NAME = ("fit", "inheritance", "refinement")  # of pruned students, and of a prior: only where --only names them
 
 
 def rows(out: Path, pair: str, options: tuple[str, ...]) -> list[list[str]]:

@@ -48,6 +48,7 @@ class Config:
     patience: int = 4  # rounds that gave no more than as many before, after which the end is near; 0: none
     mixed: float | None = None  # share of the steps with images blended in pairs; None: all for colour
     features: float | None = None  # on maps in common with the teacher; None: 1 in short trainings, 10 if pruned
+    inherit: bool = True  # the teacher's weights where the student's shape allows it, at the start; else all are drawn
     fit: bool = True  # a pruned student's layers to the teacher's outputs, by least squares, before it learns
 
     def short(self) -> bool:

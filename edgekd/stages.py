@@ -129,7 +129,8 @@ def distilled(
     say(f"distilling with {recipe.method} on {choose_device()}")
     device = choose_device()
     keep_freed_memory()
-    student, count = first_student(sizing.spec, teacher, seed=recipe.seed)
+    inherits = getattr(recipe.config, "inherit", True)  # a setting of some methods
+    student, count = first_student(sizing.spec, teacher, seed=recipe.seed, inherits=inherits)
     if count:
         total = sum(p.numel() for p in student.parameters())
         say(f"{count:,} of the student's {total:,} first weights are the teacher's")

@@ -14,16 +14,27 @@ from edgekd.types import StudentSpec, Teacher
 __all__ = ["DEEP", "LARGE", "PUBLISHED", "build_student", "first_student", "name_of", "named"]
 
 
-def first_student(spec: StudentSpec, teacher: Teacher, *, seed: int) -> tuple[nn.Module, int]:
+def first_student(spec: StudentSpec, teacher: Teacher, *, seed: int, inherits: bool = True) -> tuple[nn.Module, int]:
     """The student before it learns, and how many of its parameters are the teacher's.
 
-    A pruned one is all the teacher's; others start from seed, with the teacher's layers where they fit.
+    A pruned one is all the teacher's; others start from seed, with the teacher's layers where they fit. Without
+    `inherits` every weight is drawn from seed, also those of the pruned network.
     """
     if spec.family == "pruned":
         student = pruned(teacher, share=spec.width / 100, align=spec.depth, prior=spec.channels_by)
-        return student, sum(p.numel() for p in student.parameters())
+        if not inherits:
+            _draw_anew(student, seed)
+        return student, sum(p.numel() for p in student.parameters()) * inherits
     student = build_student(spec, seed=seed)
-    return student, inherit(student, teacher.model)
+    return student, inherit(student, teacher.model) if inherits else 0
+
+
+def _draw_anew(student: nn.Module, seed: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in student.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
 
 
 def build_student(spec: StudentSpec, *, seed: int | None = None) -> nn.Module:

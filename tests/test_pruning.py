@@ -109,6 +109,38 @@ def test_sized_and_built_by_name() -> None:
     assert sizing.student == cost(student, FACTS) and sizing.student.macs <= sizing.teacher.macs / 2
 
 
+def test_what_it_would_be_without_the_teachers_weights() -> None:
+    """The same network drawn from the seed: what inheriting is measured against."""
+    teacher = as_teacher(resnet(3, seed=1))
+    for name in ("pruned:0.5", "resnet:2x16"):
+        spec = size_student(teacher, load_profile("cpu"), family=name).spec
+        inherited, count = first_student(spec, teacher, seed=0)
+        (drawn, none), (again, _), (other, _) = (
+            first_student(spec, teacher, seed=n, inherits=False) for n in (0, 0, 1)
+        )
+        assert (
+            count > 0
+            and none == 0
+            and [p.shape for p in drawn.parameters()] == [p.shape for p in inherited.parameters()]
+        )
+        convs = [
+            [m.weight for m in net.modules() if isinstance(m, nn.Conv2d)] for net in (inherited, drawn, again, other)
+        ]
+        same = [all(map(torch.equal, convs[1], weights)) for weights in convs]
+        assert same == [False, True, True, False] and not torch.equal(convs[0][0], convs[1][0])
+    assert all(map(torch.equal, teacher.model.state_dict().values(), resnet(3, seed=1).state_dict().values()))
+
+
+@pytest.mark.parametrize(("inherit", "rate"), [("true", "0.015"), ("false", "0.1")])
+def test_a_pruned_student_with_drawn_weights_learns_at_the_usual_rate(inherit: str, rate: str, tmp_path: Path) -> None:
+    images = {"prior": "none", "rounds": 1, "image_steps": 4, "image_batch": 20, "generator_width": 8, "latent": 4}
+    settings = images | {"student_steps": 2, "batch": 8, "held_out": 8, "inherit": inherit == "true"}
+    teacher, said = as_teacher(resnet(1, width=8)), list[str]()
+    distill(teacher, load_profile("cpu"), tmp_path, family="pruned:0.6", settings=settings, say=said.append)
+    text = "\n".join(said)
+    assert f"student_lr {rate}" in text and ("first weights are the teacher's" in text) == (inherit == "true")
+
+
 def test_the_settings_that_are_printed_are_those_that_it_learns_by(tmp_path: Path) -> None:
     """A pruned student's differ from those asked for."""
     images = {"prior": "none", "rounds": 1, "image_steps": 4, "image_batch": 20, "generator_width": 8, "latent": 4}

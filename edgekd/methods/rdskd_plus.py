@@ -152,7 +152,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 run.log("lessons", round_ * lesson_steps + step + 1, at["rounds"] * lesson_steps)
             at["lesson"] = step + 1
             checkpoint.keep(at)
-        if config.fit and (round_, at["student"]) == (0, 0) and kept_channels(student):
+        if config.fit and config.inherit and (round_, at["student"]) == (0, 0) and kept_channels(student):
             looked_at = [shown(step)[0] for step in range(1 + 2 * (config.held_out or 1) // config.batch)]
             passes = [x for batch in looked_at for x in batch.split(per_pass(numbers(facts)))]
             fit_pruned(student.eval(), teacher.model, passes, seed=run.seed)
