@@ -48,7 +48,7 @@ def test_what_is_drawn_to_choose_from_grows_with_the_steps_and_keeps_the_minutes
     for minutes, drawn in ((2, 1_000), (8, 2_682), (12, 4_000)):  # 8: 3,040 - 0.133 of what is drawn
         chosen = planned("rdskd_plus", config, minutes, speed, {})
         assert chosen.prior_images == 1_000 and chosen.drawings() == pytest.approx(drawn, rel=0.01)
-        assert sum(expected_seconds(chosen, speed)) == pytest.approx(60 * minutes, rel=0.03)  # 12: 20 times the steps at most
+        assert sum(expected_seconds(chosen, speed)) == pytest.approx(60 * minutes, rel=0.03)  # 12: 20 x the steps
     kept = planned("rdskd_plus", dataclasses.replace(config, prior_drawn=50), 60, speed, {"prior_drawn": 50})
     assert kept.drawings() == 50
     assert planned("rdskd_plus", config, 8, speed | {"prior": 0.06}, {}).drawings() == 0.2 * 480 / 0.06  # of the time
