@@ -119,11 +119,11 @@ def student_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer `name` of RATES at the rate `lr`, by default its own.
 
-    By default Adam, for students with BatchNorm of colour images SGD, in short trainings Muon: they learn more by it
+    By default Adam, for students with BatchNorm Muon, in long trainings with colour images SGD: they learn more by it
     from the same images (benchmarks/NOTES.md).
     """
     norms = any(isinstance(module, nn.BatchNorm2d) for module in student.modules())
-    name = name or ("adam" if not (norms and colour) else "muon" if short else "sgd")
+    name = name or ("adam" if not norms else "muon" if short or not colour else "sgd")
     lr = RATES[name] if lr is None else lr
     if name == "adam":
         return adam(student.parameters(), lr)

@@ -93,14 +93,15 @@ def test_parameters_without_a_gradient_stay() -> None:
     assert weight.eq(1).all()
 
 
-def test_students_of_colour_images_with_batch_norm_learn_by_it_in_short_trainings() -> None:
+def test_students_with_batch_norm_learn_by_it_of_colour_images_in_short_trainings() -> None:
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
 
     def kind(model: nn.Module, name: str | None = None, *, colour: bool = True, short: bool = True) -> type:
         return type(compute.student_optimizer(model, name, None, colour=colour, short=short))
 
     assert kind(network()) is Muon and kind(network(), short=False) is torch.optim.SGD
-    assert kind(plain) is kind(plain, short=False) is kind(network(), colour=False) is torch.optim.Adam
+    assert kind(network(), colour=False) is kind(network(), colour=False, short=False) is Muon
+    assert kind(plain) is kind(plain, short=False) is kind(plain, colour=False) is torch.optim.Adam
     assert kind(network(), "sgd") is torch.optim.SGD and kind(plain, "muon", short=False) is Muon
     assert compute.student_optimizer(plain, "muon", None, colour=True, short=True).param_groups[0]["lr"] == 0.1
 
