@@ -27,6 +27,7 @@ PHASES = {  # which phase of the log the steps of a field are
 }
 PROBE = 12  # steps of each phase that are timed, the first one left out
 FEW, LEAST = 4, 8  # steps of a probe with a time of its own, and images in each at least
+BATCHES = 2  # of images of many iterations each
 PASSES = 6  # of a batch through the teacher that one step costs at most: forward, gradient of the images, the student
 ENOUGH_S = 0.1  # of that pass; shorter ones are timed with more images
 RESERVE_S = 20.0  # for what is before and behind the training: reading, sizing, graphs, their check, the measurement
@@ -44,6 +45,7 @@ def seconds_per_step(
     images, and the seconds are scaled up by the images left out.
     """
     stamps = dict[str, list[tuple[float, int]]]()
+    logged = dict[str, int]()  # steps that a phase has in all by its log
     share = 1.0
     if within_s is None:
         short = _short(config, PROBE)
@@ -53,13 +55,17 @@ def seconds_per_step(
 
     def log(phase: str, step: int, steps: int, **figures: float) -> None:
         stamps.setdefault(phase, []).append((time.perf_counter(), step))
+        logged[phase] = steps
 
     distilled_briefly(method, short, teacher, spec, seed, log)
-    return {
+    speed = {
         phase: (seen[-1][0] - seen[0][0]) / (seen[-1][1] - seen[0][1]) / (1 if phase == "prior" else share)
         for phase, seen in stamps.items()
         if seen[-1][1] > seen[0][1]
     }
+    if "images" in speed and hasattr(config, "iterations"):  # some methods log those of a batch one by one
+        speed["images"] *= logged["images"] / short.synthesis_steps * config.iterations / short.iterations
+    return speed
 
 
 def distilled_briefly(method: str, config: Any, teacher: Teacher, spec: StudentSpec, seed: int, log: Log) -> None:
@@ -79,6 +85,8 @@ def _short(config: Any, steps: int) -> Any:
     if hasattr(config, "feature_weight"):  # which of its own few steps would settle
         short["features"] = config.feature_weight()
     few = {"rounds": 1, "prior_images": 2_000, "prior_drawn": 2_000, "fit": False}
+    if getattr(config, "iterations", 0) > steps:  # hundreds for every batch
+        few |= {"iterations": steps, "synthesis_steps": BATCHES}
     short |= {name: value for name, value in few.items() if hasattr(config, name)}
     return dataclasses.replace(config, **short)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from edgekd import methods, pace
 from edgekd.methods import METHODS, configure
 from edgekd.methods.rdskd_plus import Config
 from edgekd.pace import RESERVE_S, expected_seconds, planned, seconds_per_step
-from edgekd.types import Run, Sampler, StudentSpec, Teacher
+from edgekd.types import Log, Run, Sampler, StudentSpec, Teacher
 
 SPEED = {"prior": 0.001, "images": 0.1, "student": 0.02}
 
@@ -54,7 +55,7 @@ def test_what_is_drawn_to_choose_from_grows_with_the_steps_and_keeps_the_minutes
     assert planned("rdskd_plus", config, 8, speed | {"prior": 0.06}, {}).drawings() == 0.2 * 480 / 0.06  # of the time
 
 
-@pytest.mark.parametrize("method", ["rdskd_plus", "rdskd", "dafl", "fast"])
+@pytest.mark.parametrize("method", ["rdskd_plus", "rdskd", "dafl", "fast", "zskd", "deepinversion"])
 def test_probe_times_every_phase(method: str, teacher: Teacher) -> None:
     config = configure(method, "fast", {}, teacher)
     spec = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes)
@@ -64,6 +65,26 @@ def test_probe_times_every_phase(method: str, teacher: Teacher) -> None:
     assert fixed >= RESERVE_S and variable > 0
     longer = planned(method, config, (fixed + 2 * variable) / 60, speed, {})
     assert sum(expected_seconds(longer, speed)) == pytest.approx(fixed + 2 * variable, rel=0.02)
+
+
+@pytest.mark.parametrize(("method", "each"), [("zskd", 150), ("deepinversion", 200), ("fast", 1)])
+def test_batches_of_many_iterations_cost_as_many(
+    method: str, each: int, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fast-DFKD logs its batches, the other two their iterations; few of these are timed."""
+    config, clock, ran = configure(method, "fast", {}, teacher), itertools.count(), list[int]()
+
+    def briefly(method: str, short: Any, teacher: Teacher, spec: StudentSpec, seed: int, log: Log) -> None:
+        ran.append(short.synthesis_steps * short.iterations)
+        steps = ran[-1] if each > 1 else short.synthesis_steps
+        for step in range(steps):
+            log("images", step + 1, steps)
+
+    monkeypatch.setattr(pace, "distilled_briefly", briefly)
+    monkeypatch.setattr("time.perf_counter", lambda: 0.1 * next(clock))  # a tenth of a second a step
+    spec = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes)
+    assert seconds_per_step(method, config, teacher, spec, seed=0)["images"] == pytest.approx(0.1 * each)
+    assert ran[0] <= 60
 
 
 @pytest.mark.parametrize(("minutes", "maps"), [(60.0, [0.0]), (2.0, [0.0, 1.0])])
