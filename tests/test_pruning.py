@@ -131,8 +131,8 @@ def test_what_it_would_be_without_the_teachers_weights() -> None:
     assert all(map(torch.equal, teacher.model.state_dict().values(), resnet(3, seed=1).state_dict().values()))
 
 
-@pytest.mark.parametrize(("inherit", "rate"), [("true", "0.015"), ("false", "0.1")])
-def test_a_pruned_student_with_drawn_weights_learns_at_the_usual_rate(inherit: str, rate: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("inherit", "rate"), [("true", "0.015"), ("false", "None")])
+def test_a_pruned_student_with_drawn_weights_learns_as_any_other(inherit: str, rate: str, tmp_path: Path) -> None:
     images = {"prior": "none", "rounds": 1, "image_steps": 4, "image_batch": 20, "generator_width": 8, "latent": 4}
     settings = images | {"student_steps": 2, "batch": 8, "held_out": 8, "inherit": inherit == "true"}
     teacher, said = as_teacher(resnet(1, width=8)), list[str]()

@@ -144,12 +144,12 @@ def configure(method: str, budget: str, settings: Mapping[str, Any], teacher: Te
 def gentle(config: Any, student: StudentSpec, settings: Mapping[str, Any]) -> Any:
     """The same config with what `settings` leave open set for a student that is the teacher, pruned.
 
-    A rate that keeps what it knows (the usual one where its weights are drawn), twice the steps of half as many images,
-    and feature maps held to the teacher's for good: its blocks still mean the same (benchmarks/NOTES.md).
+    A rate that keeps what it knows, twice the steps of half as many images, and feature maps held to the teacher's for
+    good: its blocks still mean the same (benchmarks/NOTES.md).
     """
-    if student.family != "pruned" or not hasattr(config, "fit"):
+    if student.family != "pruned" or not getattr(config, "inherit", False):  # drawn weights are as any other student's
         return config
-    rate = RATES[config.optimizer or "sgd"] * (PRUNED_PACE if config.inherit else 1)
+    rate = RATES[config.optimizer or "sgd"] * PRUNED_PACE
     chosen = {"features": PRUNED_FEATURES, "optimizer": config.optimizer or "sgd", "student_lr": rate}
     if "batch" not in settings and config.batch > PRUNED_BATCH:
         times = config.batch // PRUNED_BATCH
