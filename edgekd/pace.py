@@ -27,7 +27,7 @@ PHASES = {  # which phase of the log the steps of a field are
 }
 PROBE = 12  # steps of each phase that are timed, the first one left out
 FEW, LEAST = 4, 8  # steps of a probe with a time of its own, and images in each at least
-BATCHES = 2  # of images of many iterations each
+TIMED_BATCHES = 2  # of images of many iterations each
 PASSES = 6  # of a batch through the teacher that one step costs at most: forward, gradient of the images, the student
 ENOUGH_S = 0.1  # of that pass; shorter ones are timed with more images
 RESERVE_S = 24.0  # for what is before and behind the training: reading, sizing, graphs, their check, the measurement
@@ -86,7 +86,7 @@ def _short(config: Any, steps: int) -> Any:
         short["features"] = config.feature_weight()
     few = {"rounds": 1, "prior_images": 2_000, "prior_drawn": 2_000, "fit": False}
     if getattr(config, "iterations", 0) > steps:  # hundreds for every batch
-        few |= {"iterations": steps, "synthesis_steps": BATCHES}
+        few |= {"iterations": steps, "synthesis_steps": TIMED_BATCHES}
     short |= {name: value for name, value in few.items() if hasattr(config, name)}
     return dataclasses.replace(config, **short)
 

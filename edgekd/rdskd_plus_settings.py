@@ -42,7 +42,7 @@ class Config:
     made_share: float | None = None  # of a student's batch from the made images; None: 0.25 beside a prior, else 0.5
     optimizer: str | None = None  # adam, muon, sgd (momentum 0.9, weight decay 1e-4); None: by student and steps
     student_lr: float | None = None  # at its highest; one cycle; None: 4e-3 for adam, else 0.1
-    temperature: float | None = None  # of the distillation loss; None: 2 without a prior, else 4
+    temperature: float = 0.0  # of the distillation loss; 0: 2 without a prior, else 4
     warp: float | None = None  # strength of turning, scaling, shifting; 0: none; None: 1 for colour
     held_out: int | None = None  # images on which agreement is watched; None: 512, of large ones fewer
     patience: int = 4  # rounds that gave no more than as many before, after which the end is near; 0: none
@@ -127,7 +127,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
         held_out=watched_images(facts) if config.held_out is None else max(1, config.held_out),
         batch_norm=statistics * (by_prior if config.batch_norm is None else config.batch_norm),
         made_share=(0.5 if prior == "none" else 0.25) if config.made_share is None else config.made_share,
-        temperature=(2.0 if prior == "none" else 4.0) if config.temperature is None else config.temperature,
+        temperature=config.temperature or (2.0 if prior == "none" else 4.0),
         warp=warp,
         mixed=mixed,
         lesson_steps=lessons if config.lesson_steps is None else config.lesson_steps,

@@ -165,7 +165,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             with torch.no_grad():
                 target = logits_of(teacher.model, x, wanted) if known is None or alike else known
             guess = logits_of(student, x, seen)
-            loss = losses.distillation(student=guess, teacher=target, temperature=config.temperature or 4.0)
+            loss = losses.distillation(student=guess, teacher=target, temperature=config.temperature)
             if seen and wanted:
                 loss = loss + config.feature_weight() * losses.feature_distance(student=seen.maps, teacher=wanted.maps)
             descend(loss, optim_s)
