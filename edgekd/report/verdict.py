@@ -62,12 +62,12 @@ def derived(documents: Mapping[str, Any]) -> dict[str, Any]:
     """Which graph is the one to deploy, and how the student compares: ratios, teacher over student.
 
     The graph: what compress chose, or chosen again where it was measured anew since; of a bundle alone, where nothing
-    is predicted, the one of the shortest p90 measured.
+    is predicted, the one of the shortest p50 measured.
     """
     manifest, report, result = documents["manifest"], documents["report"], documents["result"]
     graphs = report["graphs"]
     if result is None:
-        deployed = min(manifest["graphs"], key=lambda p: graphs[p]["latency_ms"]["p90"])
+        deployed = min(manifest["graphs"], key=lambda p: graphs[p]["latency_ms"]["p50"])
     elif result["report_made"] == report["made"] and "deployed" in result:  # not in those of earlier versions
         deployed = result["deployed"]["precision"]
     else:
