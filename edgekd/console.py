@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -136,7 +137,7 @@ class Display:
     def say(self, line: str) -> None:
         """One line about a stage."""
         if not self.quiet:
-            err.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+            prose(line, indent=4, to=err, style="dim")
 
     def about(self, teacher: Teacher) -> None:
         """What was read, and in yellow what was assumed of it."""
@@ -195,8 +196,8 @@ class Display:
         for precision, p in sizing.predicted.items():
             text = f"{p.latency_ms:.3g} ms, expected within {p.low_ms:.3g} to {p.high_ms:.3g}"
             out.print(f"predicted {profile.name} {precision}: {text}", highlight=False)
-        _validity(result.report)
-        out.print(f"deploy    {told(result.deployed)}", highlight=False, soft_wrap=True)
+        _validity(result.report, compared=result.deployed.basis == "measured")
+        prose(f"deploy    {told(result.deployed)}")
         verdict = "[green]every limit of the profile is met[/]" if not result.broken else ""
         verdict = verdict or f"[red]not deployable: {escape('; '.join(result.broken))}[/]"
         out.print(f"verdict   {verdict}  [dim]({result.seconds:.0f} s)[/]", highlight=False)
@@ -225,11 +226,20 @@ class Display:
         _validity(report)
         if report.get("soak"):
             soak = report["soak"]
-            out.print(f"long run  {escape(soak['graph'])}: {escape(soak['said'])}", highlight=False, soft_wrap=True)
+            prose(f"long run  {soak['graph']}: {soak['said']}")
         for warning in report.get("warnings", ()):
-            out.print(f"beware    {escape(warning)}", highlight=False, soft_wrap=True)
+            prose(f"beware    {warning}")
         out.print(f"report    {escape(str(bundle / 'report.json'))}", highlight=False, soft_wrap=True)
         then(f"edgekd report {shlex.quote(str(bundle))}")
+
+
+def prose(text: str, *, indent: int = 10, to: Console = out, style: str = "") -> None:
+    """Words for people: wrapped on a terminal, a path stays whole; elsewhere one line. indent: columns of a label."""
+    if to.is_terminal:
+        text = textwrap.fill(
+            text, to.width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
+    to.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def then(command: str) -> None:
@@ -240,7 +250,7 @@ def then(command: str) -> None:
 def warn(lines: Iterable[str]) -> None:
     """Lines that a person should read, in yellow on stderr."""
     for line in lines:
-        err.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        prose(f"warning: {line}", indent=4, to=err, style="yellow")
 
 
 def _result_table(result: Result) -> Table:
@@ -262,21 +272,20 @@ def _result_table(result: Result) -> Table:
     return table
 
 
-def _validity(report: Mapping[str, Any]) -> None:
+def _validity(report: Mapping[str, Any], *, compared: bool = False) -> None:
+    """What was measured and whether it counts. compared: a line below says which graph is the faster one here."""
     if report["evaluated"]:
         note = f"top-1 on {report['evaluated']:,} images of the evaluation data"
     else:
         note = "no accuracy: none was asked for (--eval-data)"
-    out.print(
-        f"measured  {note}; agreement with the teacher on {report['samples']:,} generated images", highlight=False
-    )
+    prose(f"measured  {note}; agreement with the teacher on {report['samples']:,} generated images")
     if report["runtime"].get("note"):
-        out.print(f"          {escape(report['runtime']['note'])}", highlight=False, soft_wrap=True)
+        prose(f"          {report['runtime']['note']}")
     p50 = {name: graph["latency_ms"]["p50"] for name, graph in report["graphs"].items()}
-    if p50.get("int8", 0) > p50.get("fp32", float("inf")):
+    if not compared and p50.get("int8", 0) > p50.get("fp32", float("inf")):
         out.print("          int8 is slower than fp32 on this machine", highlight=False)
     if not report["valid"]:
-        out.print(f"[yellow]latency   not valid: {escape('; '.join(report['reasons']))}[/]", highlight=False)
+        prose(f"latency   not valid: {'; '.join(report['reasons'])}", style="yellow")
 
 
 def _millions(count: int) -> str:

@@ -64,7 +64,7 @@ def teacher(document: Mapping[str, Any], as_json: bool) -> None:
         table.add_row(escape(layer["name"]), layer["operator"], shape, f"{layer['parameters']:,}", f"{layer['macs']:,}")
     console.out.print(table)
     for note in document["notes"]:
-        console.out.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        console.prose(f"note: {note}", indent=6)
     console.warn(document["warnings"])
 
 
@@ -93,7 +93,7 @@ def without_data(found: Mapping[str, Any]) -> None:
         else "expected  accuracy not known: agreement unlike that of the estimate's pairs; --eval-data settles it",
     ]
     for line in lines:
-        console.out.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.prose(line)
 
 
 def board_line(outcome: Outcome) -> None:

@@ -114,6 +114,17 @@ def fidelity(
     )
 
 
+def unseen(teacher: Logits) -> str:
+    """A warning where held-out images, logits (N, K), could show every class and do not; else empty."""
+    named, classes = len(np.unique(teacher.argmax(1))), teacher.shape[1]
+    if named == classes or len(teacher) < FEWEST * classes:
+        return ""
+    return (
+        f"the generated images held out show {named} of {classes} classes: agreement, and the gate of INT8, say "
+        "nothing of the others (a longer training or a --prior shows more)"
+    )
+
+
 def agreement(*, teacher: Logits, student: Logits) -> Agreement:
     """Top-1 agreement of two sets of logits (N, K), N >= 1."""
     classes = by_class(teacher=teacher, student=student)

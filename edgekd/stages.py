@@ -28,7 +28,7 @@ from edgekd.errors import ExportError, InputError, UsageError
 from edgekd.evaluation import EvalData, RealImages, write_eval_data
 from edgekd.export import Pixels, Source, export, export_fp32, graph_path, passing, torch_logits
 from edgekd.export.recovery import TEMPERATURE
-from edgekd.fidelity import fidelity
+from edgekd.fidelity import fidelity, unseen
 from edgekd.files import parsed, plain, sweep, write_json, written
 from edgekd.grid import write_grid
 from edgekd.integers import Integers, parted
@@ -206,6 +206,8 @@ def bundled(
         teacher_sha256=teacher.sha256, write_int8=integers,
     )  # fmt: skip
     wanted, logits = (torch_logits(model, images, held_out) for model in (teacher.model, student))
+    if doubt := unseen(wanted):
+        warn(doubt)
     if profile.target == "litert":
         say("writing LiteRT's form as well, which takes up to a few minutes")
     source = Source(student, images, profile.batch, generated.pool)

@@ -25,6 +25,7 @@ from edgekd.fidelity import (
     pure_noise,
     shifted,
     surest,
+    unseen,
     wilson,
 )
 from edgekd.files import plain
@@ -58,6 +59,12 @@ def test_agreement_and_classes_by_hand() -> None:
     assert found.balanced == pytest.approx((2 / 3 + 0 + 1) / 3)
     classes = by_class(teacher=wanted, student=given)  # the teacher never names class 1
     assert classes.classes == (0, 2) and classes.images == (3, 1) and classes.share == pytest.approx((2 / 3, 1))
+
+
+def test_classes_that_no_image_shows_are_told() -> None:
+    assert unseen(one_hot([0, 1, 2] * 10)) == ""
+    assert "show 2 of 3 classes" in unseen(one_hot([0, 2] * 15))
+    assert unseen(one_hot([0, 2] * 14)) == "", "too few images to show every class"
 
 
 def test_surest_are_a_quarter_of_each_class() -> None:
