@@ -233,8 +233,9 @@ class Display:
         then(f"edgekd report {shlex.quote(str(bundle))}")
 
 
-def prose(text: str, *, indent: int = 10, to: Console = out, style: str = "") -> None:
+def prose(text: str, *, indent: int = 10, to: Console | None = None, style: str = "") -> None:
     """Words for people: wrapped on a terminal, a path stays whole; elsewhere one line. indent: columns of a label."""
+    to = to or out
     if to.is_terminal:
         text = textwrap.fill(
             text, to.width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False

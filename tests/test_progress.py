@@ -139,3 +139,17 @@ def test_quiet_and_verbose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert shown(monkeypatch, tmp_path, quiet=True) == ""
     assert shown(monkeypatch, tmp_path, quiet=True, terminal=False) == ""
     assert "entropy -1.000" in shown(monkeypatch, tmp_path, verbose=True, terminal=False)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_words_are_wrapped_on_a_terminal_only_and_paths_never(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = io.StringIO()
+    monkeypatch.setattr(console, "out", Console(file=there, force_terminal=terminal, width=40, color_system=None))
+    path = "/a/folder-of-many-parts/whose-name-is/longer-than-the-line"
+    console.prose(f"report    written, and beside it lies [what] is told of it in {path}")
+    lines = there.getvalue().splitlines()
+    if not terminal:
+        assert lines == [f"report    written, and beside it lies [what] is told of it in {path}"]
+        return
+    assert lines[0] == "report    written, and beside it lies"
+    assert lines[1:] == ["          [what] is told of it in", "          " + path]
