@@ -57,7 +57,7 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     ("build", "facts", "warned", "whole"),
     [
         (group_norm, images(3, 32), ("no BatchNorm: images of the prior stay", "100 classes"), False),
-        (transformer, images(3, 32), ("no BatchNorm",), True),
+        (transformer, images(3, 32), ("no BatchNorm", "of 10 classes: agreement"), True),
         (plain, images(1, 28), ("no BatchNorm",), False),
         (large, images(3, 96), ("1000 classes",), True),
     ],

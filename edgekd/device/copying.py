@@ -122,9 +122,10 @@ def _copy(link: Link, missing: Mapping[str, Freight], folder: str, *, rsync: boo
             path.parent.mkdir(parents=True, exist_ok=True)
             path.symlink_to(f.path.resolve())
         if rsync:
-            # --inplace: a cut copy is gone on with and needs no second room; -s: the path passes no shell
+            # -I: they differ by their hashes, even where size and time say otherwise; --inplace: a cut copy is gone on
+            # with and needs no second room; -s: the path passes no shell
             remote = ["-e", " ".join(_rsync_word(w) for w in ("ssh", *link.options(), "-o", "ControlMaster=no"))]
-            command = ["rsync", "-rLts", "--partial", "--inplace", "--files-from=-", *remote, "--", "."]
+            command = ["rsync", "-rLtsI", "--partial", "--inplace", "--files-from=-", *remote, "--", "."]
             fed = "".join(f"{name}\n" for name in missing)
             done = link.call([*command, f"{host}:{folder}/"], fed=fed.encode(), cwd=Path(temporary))
         else:
