@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgekd.types import Images
+
 
 def warped(images: Tensor, rng: torch.Generator, *, strength: float, mirror: bool) -> Tensor:
     """Each image turned, scaled, sheared and shifted by its own random amounts; mirrored half of the time if asked.
@@ -24,6 +26,27 @@ def warped(images: Tensor, rng: torch.Generator, *, strength: float, mirror: boo
     grid = torch.stack([columns, rows], dim=-1)
     moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     return moved.contiguous(memory_format=torch.channels_last)
+
+
+def moved(images: Tensor, facts: Images, rng: torch.Generator, *, shift: int, mirror: bool) -> Tensor:
+    """Normalised images (N, C, H, W), each shifted by up to `shift` pixels (into black) and mirrored or not.
+
+    Whole pixels, so that a gradient through it sharpens and smears nothing: for images that are being made.
+    """
+    n, device = len(images), images.device
+    if shift:
+        mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (facts.mean, facts.std))
+        black = -mean / std
+        padded = F.pad(images - black, (shift,) * 4) + black
+        down, right = torch.randint(2 * shift + 1, (2, n, 1), generator=rng, device=device)
+        rows = (down + torch.arange(facts.height, device=device))[:, None, :, None]
+        columns = (right + torch.arange(facts.width, device=device))[:, None, None, :]
+        every, channels = torch.arange(n, device=device), torch.arange(facts.channels, device=device)
+        images = padded[every[:, None, None, None], channels[:, None, None], rows, columns]
+    if mirror:
+        flip = torch.randint(2, (n, 1, 1, 1), generator=rng, device=device).bool()
+        images = torch.where(flip, images.flip(3), images)
+    return images
 
 
 def mixed_up(images: Tensor, rng: torch.Generator) -> Tensor:

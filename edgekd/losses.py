@@ -46,19 +46,21 @@ def diversity_seeking(images: Tensor, logits: Tensor) -> Tensor:
     return loss
 
 
-def batch_norm(seen: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+def batch_norm(
+    seen: Sequence[tuple[Tensor, Tensor, Tensor]], history: Sequence[Tensor] = (), *, momentum: float = 0.0
+) -> Tensor:
     """How far the images' statistics are from those that BatchNorm learnt, >= 0; 0 without BatchNorm layers.
 
     seen: input (N, C, ...), running mean and running variance (C,) of each layer. Per layer the squared difference of
     the means in units of the running variance, and that of the logarithms of the variances, averaged over channels;
     then the mean over layers. DeepInversion (Yin et al., CVPR 2020, eq. 4) matches the same statistics by their norms;
-    relative ones weigh every layer alike.
+    relative ones weigh every layer alike. history, momentum: as in `batch_norm_distance`.
     """
     if not seen:
         return torch.zeros(())
     terms = []
-    for inputs, running_mean, running_var in seen:
-        (mean, var), running = moments(inputs), running_var.float()
+    for (_, running_mean, running_var), (mean, var) in zip(seen, so_far(seen, history, momentum), strict=True):
+        running = running_var.float()
         means = (mean - running_mean).square() / (running + 1e-5)
         variances = (torch.log(var + 1e-5) - torch.log(running + 1e-5)).square()
         terms.append(means.mean() + variances.mean())
@@ -166,6 +168,23 @@ def moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
     return whole_mean, var if whole_mean is mean else average(var + mean.square()) - whole_mean.square()
 
 
+def so_far(
+    seen: Sequence[tuple[Tensor, Tensor, Tensor]], history: Sequence[Tensor], momentum: float
+) -> list[tuple[Tensor, Tensor]]:
+    """Mean and variance (C,) of each BatchNorm's inputs: the batch's own, with those of earlier batches in `history`.
+
+    history: mean and variance of layer after layer, which count by `momentum`; with a momentum of 0 not looked at.
+    """
+    own = [moments(inputs) for inputs, _, _ in seen]
+    if not momentum:
+        return own
+    earlier = zip(history[::2], history[1::2], strict=True)
+    return [
+        (torch.lerp(mean, before, momentum), torch.lerp(var, spread, momentum))
+        for (mean, var), (before, spread) in zip(own, earlier, strict=True)
+    ]
+
+
 def batch_norm_distance(
     seen: Sequence[tuple[Tensor, Tensor, Tensor]], history: Sequence[Tensor] = (), *, momentum: float = 0.0
 ) -> Tensor:
@@ -175,13 +194,8 @@ def batch_norm_distance(
     (Yin et al., CVPR 2020). history: mean and variance (C,) of layer after layer from earlier batches; the
     batch's own then count by 1 - momentum and these by momentum (Fast-DFKD's released code).
     """
-    total = torch.zeros(())
-    for layer, (inputs, running_mean, running_var) in enumerate(seen):
-        mean, var = moments(inputs)
-        if momentum:
-            mean = (1 - momentum) * mean + momentum * history[2 * layer]
-            var = (1 - momentum) * var + momentum * history[2 * layer + 1]
-        norm = torch.linalg.vector_norm
+    total, norm = torch.zeros(()), torch.linalg.vector_norm
+    for (_, running_mean, running_var), (mean, var) in zip(seen, so_far(seen, history, momentum), strict=True):
         total = total + norm(mean - running_mean.float()) + norm(var - running_var.float())
     return total
 

@@ -23,23 +23,30 @@ class Config:
     prior_drawn: int | None = None  # in all; what a class has enough of is not kept; None: by prior_images and steps
     rounds: int | None = None  # of making images; the student learns between them; None: by prior
     image_steps: int | None = None  # of the generators or of the refinement, over all rounds; None: by prior
+    generated: bool | None = None  # by a generator also beside a prior; None: colour under BatchNorm, 17 to 64 pixels
+    iterations: int | None = None  # image steps on one batch, whose z learn; None: 5 for such images, else 1
     image_batch: int = 0  # images per step; 0: by their size, see BATCHES
     epoch: int = 60  # image steps between two refreshes of the references
-    generator_width: int = 0  # channels, without a prior; 0: 32, for a teacher without BatchNorm 16
-    latent: int = 100  # length of z; without a prior
+    generator_width: int = 0  # channels; 0: 64 if iterated, else 32, without BatchNorm 16
+    latent: int = 100  # length of z
     tones: bool | None = None  # generated images as bright and contrasty as normalised; None: without BatchNorm
     image_lr: float = 0.05  # Adam, of refined pixels
-    generator_lr: float = 1e-3  # Adam, of the generator
+    generator_lr: float | None = None  # Adam, of the generator; None: 3e-3 if iterated, else 1e-3
+    latent_lr: float = 0.01  # Adam, of the latent vectors
     authenticity: float = 1.0  # OH, or the cross entropy with a balanced label where images are refined
     balance: float = 1.0  # IE
     diversity: float = 1.0  # within classes, of the generator's images
-    batch_norm: float | None = None  # the teacher's statistics, where it has any; None: 3 without a prior, else 1
+    batch_norm: float | None = (
+        None  # the teacher's statistics, where it has any; None: 20 if iterated, of other generators 3, else 1
+    )
     adversarial: float = 1.0  # images on which the student errs, after a third of the rounds
+    shift: int | None = None  # pixels by which images are moved, and mirrored, while made; None: 4 if iterated, else 0
+    batch_norm_momentum: float | None = None  # share of earlier batches in those; None: 0.9 if iterated, else 0
     increments: bool = True  # the exponential rule; without it plain sums
     lesson_steps: int | None = None  # batches labelled beforehand, each shown again; 0: every step labels its own
     student_steps: int = 4_000
     batch: int = 0  # images per student step; 0: likewise
-    made_share: float | None = None  # of a student's batch from the made images; None: 0.25 beside a prior, else 0.5
+    made_share: float | None = None  # of a student's batch from the made images; None: by prior and maker
     optimizer: str | None = None  # adam, muon, sgd (momentum 0.9, weight decay 1e-4); None: by student and steps
     student_lr: float | None = None  # at its highest; one cycle; None: 4e-3 for adam, else 0.1
     temperature: float = 0.0  # of the distillation loss; 0: 2 without a prior, else 4
@@ -76,7 +83,9 @@ BUDGETS: Mapping[str, Config] = {
     "best": Config(student_steps=64_000),
 }
 SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
+DISTANT = 2.0  # the rise of e of losses.batch_norm_distance, which is a generator's that makes a batch in several steps
 BATCHES = ((16, 128), (64, 256), (math.inf, 64))  # pixels a side at most, and the batches that are usual then
+ADAPTED = 64  # pixels a side of a generator's images beside a prior, at most
 SHOWN = 4  # times that the student sees a lesson, about; each of its own costs the teacher as much as itself
 SEEN, MOST_DRAWN = 10, 4  # images shown per image drawn; drawn per image kept, at most
 SHORT = 2_000  # student steps; beyond, feature maps hold back and of colour images Muon has not shown a gain (NOTES.md)
@@ -86,16 +95,24 @@ def derived(config: Config, teacher: Teacher) -> Config:
     """The same settings with the prior chosen and what follows from it, without what the teacher does not have.
 
     The prior, unless named: none up to 16 pixels, where strokes are no digits; strokes for gray images; collages of
-    photographs for colour. Pixels are refined where there is BatchNorm; where there is none, generators are many.
+    photographs for colour. Under BatchNorm small colour images come from one generator, also beside a prior, and the
+    pixels of others are refined; without a prior others come from generators that are many.
     """
     facts, statistics = teacher.images, bool(look(teacher).batch_norms)
     by_images = "procedural" if facts.channels == 1 else "photo"
     tiny = (side := max(facts.height, facts.width)) <= 16
     prior = config.prior or ("none" if tiny else by_images)
     open_prior(prior, facts)  # says now what is missing
-    of = (2 if statistics and not tiny else 4) if prior == "none" else 8 * statistics  # student steps per image step
+    colour = (
+        facts.channels > 1
+    )  # drawn strokes and generated digits gain nothing by a warp; the teacher's logits stay true
+    adapted = statistics and colour and not tiny and (prior == "none" or side <= ADAPTED)
+    generated = prior == "none" or (adapted if config.generated is None else config.generated)
+    iterations = config.iterations or (5 if adapted and generated else 1)
+    own = 2 if statistics and not tiny and iterations == 1 else 4
+    of = own if generated else 8 * statistics  # student steps per image step
     steps = (config.student_steps // of if of else 0) if config.image_steps is None else config.image_steps
-    rounds = config.rounds or (4 if prior == "none" and statistics else 12)
+    rounds = config.rounds or (4 if prior == "none" and statistics and iterations == 1 else 12)
     if prior == "none" and steps < rounds:
         raise UsageError(
             f"{steps} image steps in {rounds} rounds make no images",
@@ -105,9 +122,10 @@ def derived(config: Config, teacher: Teacher) -> Config:
         )
     if config.optimizer not in (None, *RATES):
         raise UsageError(f"no optimizer {config.optimizer!r}", code="E0225", fix=f"one of {', '.join(RATES)}")
-    by_prior = 3.0 if prior == "none" else 1.0
+    by_maker = 20.0 if iterations > 1 else 3.0 if generated else 1.0
+    momentum = 0.9 if iterations > 1 else 0.0
+    share = 1.0 if prior == "none" and iterations > 1 else 0.5 if generated else 0.25
     usual = next(images for pixels, images in BATCHES if side <= pixels)
-    colour = facts.channels > 1  # drawn strokes and generated digits gain nothing, and the teacher's logits stay true
     warp, mixed = (float(colour) if given is None else given for given in (config.warp, config.mixed))
     lessons = config.student_steps // SHOWN * bool(warp or mixed or prior == "none")  # else there is nothing to save
     with_images = replace(
@@ -120,13 +138,18 @@ def derived(config: Config, teacher: Teacher) -> Config:
         with_images,
         prior_drawn=with_images.drawings(),
         image_batch=config.image_batch or usual,
-        generator_width=config.generator_width or (32 if statistics else 16),
+        generated=generated,
+        iterations=iterations,
+        generator_lr=config.generator_lr or (3e-3 if iterations > 1 else 1e-3),
+        generator_width=config.generator_width or (64 if iterations > 1 else 32 if statistics else 16),
         tones=not statistics if config.tones is None else config.tones,  # which says so itself
         rounds=rounds,
         image_steps=steps,
         held_out=watched_images(facts) if config.held_out is None else max(1, config.held_out),
-        batch_norm=statistics * (by_prior if config.batch_norm is None else config.batch_norm),
-        made_share=(0.5 if prior == "none" else 0.25) if config.made_share is None else config.made_share,
+        batch_norm=statistics * (by_maker if config.batch_norm is None else config.batch_norm),
+        shift=4 * (iterations > 1) if config.shift is None else config.shift,
+        batch_norm_momentum=momentum if config.batch_norm_momentum is None else config.batch_norm_momentum,
+        made_share=share if config.made_share is None else config.made_share,
         temperature=config.temperature or (2.0 if prior == "none" else 4.0),
         warp=warp,
         mixed=mixed,

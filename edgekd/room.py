@@ -37,10 +37,12 @@ def _held(wanted: int, added: int, images: Images) -> tuple[int, int]:
 
 
 def _images_made(config: Config) -> int:
-    """In all rounds together."""
-    rounds = config.rounds or 1
-    kept = 1 if config.prior != "none" else -(-((config.image_steps or 0) // rounds) // 2)  # batches of a round
-    return rounds * kept * config.image_batch
+    """In all rounds together, at most."""
+    rounds, iterations = config.rounds or 1, config.iterations or 1
+    kept = (config.image_steps or 0) // rounds  # steps of a round that give images, each batch by `iterations` of them
+    if not config.generated:
+        return rounds * config.image_batch
+    return rounds * (-(-kept // iterations) if iterations > 1 else -(-kept // 2)) * config.image_batch
 
 
 def _most(images: Images) -> int:

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from edgekd import losses
+from edgekd.history import no_history, remember
+from edgekd.observe import look
+from edgekd.types import Teacher
 
 
 def test_one_hot_by_hand() -> None:
@@ -128,6 +131,30 @@ def test_batch_norm_distance_with_earlier_batches() -> None:
     found = losses.batch_norm_distance(seen, history, momentum=0.75)
     assert found.item() == pytest.approx((0.25 * 2 + 0.75 * 10) + (0.25 * 1 + 0.75 * 5))
     assert losses.batch_norm_distance(seen, history, momentum=0.0).item() == pytest.approx(2 + 1)
+
+
+def test_batch_norm_with_earlier_batches() -> None:
+    x = torch.tensor([[1.0], [3.0]])  # mean 2, variance 1
+    seen = [(x, torch.tensor([4.0]), torch.tensor([4.0]))]
+    history = [torch.tensor([10.0]), torch.tensor([5.0])]
+    found = losses.batch_norm(seen, history, momentum=0.75)  # mean 8, variance 4
+    assert found.item() == pytest.approx(4**2 / 4, rel=1e-4)
+    assert losses.batch_norm(seen, history, momentum=0.0).item() == losses.batch_norm(seen).item()
+
+
+def test_history_is_what_the_batches_so_far_show(teacher: Teacher) -> None:
+    history = no_history(teacher)
+    assert len(history) == 2 * len(look(teacher).batch_norms) and not any(tensor.any() for tensor in history)
+    layers = [(mean, var) for _, mean, var in look(teacher).batch_norms]
+    first, second = (
+        [(torch.randn(16, len(mean), generator=torch.Generator().manual_seed(seed)), mean, var) for mean, var in layers]
+        for seed in (1, 2)
+    )
+    remember(history, first, momentum=0.0)
+    remember(history, second, momentum=0.9)
+    for (x, _, _), (y, _, _), mean, var in zip(first, second, history[::2], history[1::2], strict=True):
+        assert torch.allclose(mean, 0.9 * x.mean(0) + 0.1 * y.mean(0), atol=1e-6)
+        assert torch.allclose(var, 0.9 * x.var(0, correction=0) + 0.1 * y.var(0, correction=0), atol=1e-5)
 
 
 def test_moments_are_those_of_batch_norm() -> None:

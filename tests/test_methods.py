@@ -42,6 +42,10 @@ TINY: dict[str, dict[str, Any]] = {
         "prior": "none", "rounds": 3, "image_steps": 9, "image_batch": 16, "latent": 8, "generator_width": 8,
         "batch": 16, "student_steps": 9,
     },
+    "rdskd_plus generated": {
+        "prior": "procedural", "prior_images": 40, "generated": True, "iterations": 2, "rounds": 3, "image_steps": 12,
+        "image_batch": 16, "latent": 8, "generator_width": 8, "batch": 16, "student_steps": 9,
+    },
 }  # fmt: skip
 PHASES = {  # of the log, in order
     "rdskd": ("generator", "student"),
@@ -54,6 +58,7 @@ PHASES = {  # of the log, in order
     "rdskd_plus": ("prior", "images", "student", "images", "student"),
     "rdskd_plus lessons": ("prior", "images", "lessons", "student", "images", "lessons", "student"),
     "rdskd_plus none": ("images", "student", "images", "student"),
+    "rdskd_plus generated": ("prior", "images", "student", "images", "student"),
 }
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekd import Images, checkpoint, losses
+from edgekd.augment import moved
 from edgekd.compute import autocast
 from edgekd.errors import UsageError
 from edgekd.generator import Generator, images_from, new_generator, sampler_of
@@ -456,17 +457,16 @@ def test_the_first_layer_is_drawn_anew(teacher: Teacher, tmp_path: Path, monkeyp
 
 
 def test_moved_images_by_hand(teacher: Teacher) -> None:
-    config = dataclasses.replace(fast.BUDGETS["paper"], shift=1, mirror=False)
+    facts, rng = teacher.images, torch.Generator().manual_seed(0)
     x = torch.arange(2 * 64).view(2, 1, 8, 8).float()
-    moved = fast.moved(x, teacher.images, config, torch.Generator().manual_seed(0))
+    shifted = moved(x, facts, rng, shift=1, mirror=False)
     black = -2.0  # (0 - 0.5) / 0.25
     padded = F.pad(x - black, (1,) * 4) + black
     windows = [[padded[n, 0, r : r + 8, c : c + 8] for r in range(3) for c in range(3)] for n in range(2)]
-    assert all(any(torch.equal(moved[n, 0], window) for window in windows[n]) for n in range(2))
-    mirrored = fast.moved(x, teacher.images, dataclasses.replace(config, shift=0, mirror=True), torch.Generator())
+    assert all(any(torch.equal(shifted[n, 0], window) for window in windows[n]) for n in range(2))
+    mirrored = moved(x, facts, rng, shift=0, mirror=True)
     assert all(torch.equal(m, o) or torch.equal(m, o.flip(2)) for m, o in zip(mirrored, x, strict=True))
-    still = dataclasses.replace(config, shift=0)
-    assert torch.equal(fast.moved(x, teacher.images, still, torch.Generator()), x)
+    assert torch.equal(moved(x, facts, rng, shift=0, mirror=False), x)
 
 
 def test_fast_serves_a_teacher_without_batch_norm(teacher: Teacher, tmp_path: Path) -> None:

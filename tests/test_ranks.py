@@ -87,6 +87,11 @@ def without_prior(folder: Path) -> dict[str, Tensor]:
     return trained(folder, "none", made_share=0.0)
 
 
+def on_learnt_vectors(folder: Path) -> dict[str, Tensor]:
+    """The latent vectors, whose rows lie in several processes, learn with the generator."""
+    return trained(folder, "none", made_share=0.0, iterations=2)
+
+
 def with_prior(folder: Path) -> dict[str, Tensor]:
     return trained(folder, "procedural")
 
@@ -119,7 +124,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Task], list[dict
     return found
 
 
-@pytest.mark.parametrize("task", [one_step, without_prior, with_prior, by_muon])
+@pytest.mark.parametrize("task", [one_step, without_prior, on_learnt_vectors, with_prior, by_muon])
 def test_two_processes_train_as_one(
     task: Task, both: Callable[[Task], list[dict[str, Tensor]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,7 +200,7 @@ def stopped(folder: Path) -> dict[str, Tensor]:
     return {"step": torch.tensor(step), "saved": torch.tensor(kept.restore({})["step"])}
 
 
-TASKS: tuple[Task, ...] = (one_step, without_prior, with_prior, by_muon, indivisible, stopped)
+TASKS: tuple[Task, ...] = (one_step, without_prior, on_learnt_vectors, with_prior, by_muon, indivisible, stopped)
 
 
 def test_a_stop_of_one_process_stops_all_at_the_same_step(both: Callable[[Task], list[dict[str, Tensor]]]) -> None:

@@ -69,6 +69,87 @@ def test_prior_follows_from_the_images(teacher: Teacher) -> None:
     assert configure("rdskd_plus", "fast", {"lesson_steps": 0}, other).lesson_steps == 0
 
 
+def in_colour(side: int = 20) -> Teacher:
+    """A network with BatchNorm whose statistics are its own, of noise: nothing that it has learnt is looked at."""
+    images = Images(3, side, side, (0.5,) * 3, (0.25,) * 3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ResNet(images, 4, depth=1, width=4, large_stem=False).train()
+        model(torch.randn(64, 3, side, side))
+    return Teacher(model.eval().requires_grad_(False), images, tuple("abcd"), "", "x")
+
+
+def test_small_colour_images_under_batch_norm_come_from_one_generator() -> None:
+    beside = configure("rdskd_plus", "fast", {}, in_colour())
+    assert (beside.prior, beside.generated, beside.iterations, beside.made_share) == ("photo", True, 5, 0.5)
+    assert (beside.batch_norm, beside.batch_norm_momentum, beside.generator_lr, beside.shift) == (20, 0.9, 3e-3, 4)
+    alone = configure("rdskd_plus", "fast", {"prior": "none"}, in_colour())
+    assert (alone.rounds, alone.iterations, alone.made_share, alone.image_steps) == (12, 5, 1.0, 1_000)
+    refined = configure("rdskd_plus", "fast", {"generated": False}, in_colour())
+    large = configure("rdskd_plus", "fast", {}, in_colour(65))
+    for config in (refined, large):
+        assert (config.generated, config.iterations, config.batch_norm_momentum, config.shift) == (False, 1, 0, 0)
+        assert (config.made_share, config.batch_norm) == (0.25, 1)
+    tiny = configure("rdskd_plus", "fast", {}, in_colour(16))
+    assert (tiny.prior, tiny.generated, tiny.iterations, tiny.rounds) == ("none", True, 1, 4)
+
+
+@pytest.mark.parametrize("prior", ["none", "procedural"])
+def test_latent_vectors_learn_with_the_generator_of_all_rounds(
+    prior: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch is made in five steps, of vectors drawn once; the images of the first half of the first round go."""
+    fed: list[tuple[torch.Tensor, torch.Tensor]] = []  # vectors, and the first weight of the generator
+    momenta: list[float] = []
+    true, distance = rdskd_plus.images_from, losses.batch_norm_distance
+
+    def watched(maker: nn.Module, z: torch.Tensor) -> torch.Tensor:
+        if z.requires_grad:
+            fed.append((z.detach().clone(), next(maker.parameters()).detach().clone()))
+        return true(maker, z)
+
+    def weighed(*given: Any, momentum: float) -> torch.Tensor:
+        momenta.append(momentum)
+        return distance(*given, momentum=momentum)
+
+    monkeypatch.setattr(rdskd_plus, "images_from", watched)
+    monkeypatch.setattr(losses, "batch_norm_distance", weighed)
+    teacher = in_colour()
+    rounds, steps = 3, 20
+    lines, sampler = run(
+        teacher, tmp_path / "x", prior=prior, rounds=rounds, image_steps=rounds * steps, patience=0, latent_lr=0.01
+    )
+    assert len(fed) == rounds * steps
+    for index in range(1, len(fed)):
+        moved = (fed[index][0] - fed[index - 1][0]).abs().max().item()
+        assert moved > 0.5 if index % 5 == 0 else 0 < moved < 0.05
+        assert not torch.equal(fed[index][1], fed[index - 1][1])
+        assert (fed[index][1] - fed[index - 1][1]).abs().max() < 0.01  # it goes on where it was, also in a new round
+    batches = [k // 5 for k in range(len(momenta))]
+    assert momenta == pytest.approx([min(0.9, k / (k + 1)) for k in batches])
+    kept = 2 + 4 * (rounds - 1)
+    assert (tmp_path / "x" / "made.u8").stat().st_size >= kept * SMALL["image_batch"] * (3 * 20 * 20 + 4 * 2)
+    assert sampler(4).shape == (4, 3, 20, 20)
+    made = [figures for phase, _, _, figures in lines if phase == "images"]
+    assert set(made[0]) == {"authenticity", "balance", "diversity", "batch_norm"}
+
+
+def test_images_are_shown_moved_while_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the pixels that are set, or by none."""
+    shifts: list[int] = []
+    true = rdskd_plus.moved
+
+    def watched(images: torch.Tensor, *given: Any, shift: int, mirror: bool) -> torch.Tensor:
+        assert images.requires_grad and mirror is bool(shift)
+        shifts.append(shift)
+        return true(images, *given, shift=shift, mirror=mirror)
+
+    monkeypatch.setattr(rdskd_plus, "moved", watched)
+    for shift in (None, 2, 0):
+        run(in_colour(), tmp_path / str(shift), prior="none", image_steps=30, shift=shift)
+    assert shifts == [4] * 30 + [2] * 30 + [0] * 30
+
+
 def test_banks_of_large_images_stay_within_their_bytes(teacher: Teacher) -> None:
     images = Images(3, 224, 224, (0.5,) * 3, (0.5,) * 3)
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 4)).eval()

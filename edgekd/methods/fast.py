@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekd import losses
+from edgekd.augment import moved
 from edgekd.bank import Bank
 from edgekd.checkpoint import Checkpoint
 from edgekd.compute import adam, answers_of, descend, log_student, logits_of
 from edgekd.divergence import paced
 from edgekd.generator import images_from, new_generator
-from edgekd.observe import Observed, look
-from edgekd.types import Images, Run, Sampler, Teacher
+from edgekd.history import no_history, remember
+from edgekd.observe import Observed
+from edgekd.types import Run, Sampler, Teacher
 
 
 @dataclass(frozen=True)
@@ -72,24 +73,6 @@ def derived(config: Config, teacher: Teacher) -> Config:
     )
 
 
-def moved(images: Tensor, facts: Images, config: Config, rng: torch.Generator) -> Tensor:
-    """Normalised images (N, C, H, W), each shifted by up to config.shift pixels (into black) and mirrored or not."""
-    n, device, shift = len(images), images.device, config.shift or 0
-    if shift:
-        mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (facts.mean, facts.std))
-        black = -mean / std
-        padded = F.pad(images - black, (shift,) * 4) + black
-        down, right = torch.randint(2 * shift + 1, (2, n, 1), generator=rng, device=device)
-        rows = (down + torch.arange(facts.height, device=device))[:, None, :, None]
-        columns = (right + torch.arange(facts.width, device=device))[:, None, None, :]
-        every, channels = torch.arange(n, device=device), torch.arange(facts.channels, device=device)
-        images = padded[every[:, None, None, None], channels[:, None, None], rows, columns]
-    if config.mirror:
-        flip = torch.randint(2, (n, 1, 1, 1), generator=rng, device=device).bool()
-        images = torch.where(flip, images.flip(3), images)
-    return images
-
-
 def synthesised(
     meta: nn.Module,
     history: nn.ParameterList,
@@ -115,7 +98,7 @@ def synthesised(
     best, least = torch.zeros((), device=device), torch.full((), math.inf, device=device)
     for _ in range(config.iterations):
         x = images_from(generator, z)
-        seen = moved(x, teacher.images, config, rng)
+        seen = moved(x, teacher.images, rng, shift=config.shift or 0, mirror=bool(config.mirror))
         target = logits_of(teacher.model, seen, observed := Observed())
         distance = losses.batch_norm_distance(observed.batch_norms, list(history), momentum=momentum)
         loss = config.batch_norm * distance + config.one_hot * losses.cross_entropy(target, wanted)
@@ -128,10 +111,7 @@ def synthesised(
         for ours, adapted in zip(meta.parameters(), generator.parameters(), strict=True):
             assert adapted.grad is not None
             ours.grad = adapted.grad.clone() if ours.grad is None else ours.grad + adapted.grad
-    with torch.no_grad():
-        now = [moment for inputs, _, _ in observed.batch_norms for moment in losses.moments(inputs)]
-        for kept, moment in zip(history, now, strict=True):
-            kept.copy_(momentum * kept + (1 - momentum) * moment)
+    remember(history, observed.batch_norms, momentum=momentum)
     return best, least
 
 
@@ -148,8 +128,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     )
     meta_lr = config.generator_lr * config.iterations
     optim_g = adam(meta.parameters(), lr=meta_lr, betas=(0.5, 0.999))
-    statistics = [t for _, mean, var in look(teacher).batch_norms for t in (mean, var)]
-    history = nn.ParameterList(nn.Parameter(torch.zeros_like(t), requires_grad=False) for t in statistics)
+    history = no_history(teacher)
     capacity = config.synthesis_steps * config.batch
     bank = Bank(run.folder / "bank.u8", teacher.images, capacity=capacity, classes=len(teacher.classes))
     optim_s = torch.optim.SGD(
@@ -186,7 +165,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             optim_s.param_groups[0]["lr"] = 2e-4 + (config.student_lr - 2e-4) * cosine
             x, target = bank.sample(config.batch, rng)
             if config.shift or config.mirror:
-                x = moved(x, teacher.images, config, rng)
+                x = moved(x, teacher.images, rng, shift=config.shift or 0, mirror=bool(config.mirror))
                 with torch.no_grad():
                     target = logits_of(teacher.model, x)
             guess = logits_of(student, x)

@@ -8,13 +8,14 @@ pixel (DeepInversion, CVPR 2020). All stay in a bank and are replayed; what is w
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekd import collapse, losses, ranks
-from edgekd.augment import mixed_up, warped
+from edgekd.augment import mixed_up, moved, warped
 from edgekd.bank import Bank, normalised
 from edgekd.checkpoint import Checkpoint
 from edgekd.compute import adam, answers_of, descend, log_student, logits_of, one_cycle, student_optimizer
@@ -22,10 +23,11 @@ from edgekd.early_stop import agreement, rounds_left
 from edgekd.fitting import fit_pruned
 from edgekd.generator import Pixels, images_from, new_generator
 from edgekd.grid import write_grid
+from edgekd.history import no_history, remember
 from edgekd.observe import Observed, common_maps
-from edgekd.prior import Source, open_prior
+from edgekd.prior import open_prior
 from edgekd.pruning import kept_channels
-from edgekd.rdskd_plus_settings import BUDGETS, SCALES, SHORT, Config, derived
+from edgekd.rdskd_plus_settings import BUDGETS, DISTANT, SCALES, SHORT, Config, derived
 from edgekd.room import capacities, numbers, parts, per_drawing, per_pass
 from edgekd.types import Run, Sampler, Teacher
 
@@ -44,6 +46,8 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     drawn, replayed = config.drawings(), round(config.batch * (config.made_share or 0.0))
     rng, pens = (torch.Generator(run.device).manual_seed(run.seed) for _ in range(2))  # pens: of the prior
     source = open_prior(config.prior or "none", facts)
+    iterations, lasting = config.iterations or 1, (config.iterations or 1) > 1  # one generator for all rounds
+    scales = SCALES | ({"batch_norm": DISTANT} if lasting else {})
     hard_from = rounds // 3  # round from which images are made to be hard for the student
     since = 0 if source or not config.adversarial else hard_from  # generators': of a prior all held out are alike
     student_steps = config.student_steps // rounds
@@ -51,8 +55,12 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         Bank(run.folder / f"{name}.u8", facts, capacity=most, classes=classes, spare=more, device=run.device)
         for name, (most, more) in capacities(config, facts).items()
     )
-    maker = _maker(source, config, teacher, run, round_=0)
-    optim_m = adam(maker.parameters(), config.image_lr if source else config.generator_lr, (0.5, 0.999))
+    maker = _maker(config, teacher, run, round_=0)
+    z = nn.Parameter(torch.zeros(config.image_batch, config.latent, device=run.device), requires_grad=lasting)
+    history = no_history(teacher)
+    groups: list[dict[str, Any]] = [{"params": maker.parameters()}, {"params": [z], "lr": config.latent_lr}]
+    maker_lr = config.generator_lr or 0.0 if config.generated else config.image_lr
+    optim_m = adam(groups[: 1 + lasting], maker_lr, (0.5, 0.999))
     optim_s = student_optimizer(
         student, config.optimizer, config.student_lr, colour=facts.channels > 1, short=config.short()
     )
@@ -60,10 +68,12 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     checkpoint = Checkpoint(
         run.folder / "distillation.ckpt",
         rng=rng, pens=pens, given=given, made=made, lessons=lessons,
-        maker=maker, optim_m=optim_m, student=student, optim_s=optim_s,
+        maker=maker, latents=nn.ParameterList([z]), history=history, optim_m=optim_m, student=student, optim_s=optim_s,
     )  # fmt: skip
     start = {"image": 0, "lesson": 0, "student": 0, "renewals": 0}  # of a round
-    at = checkpoint.restore({"drawn": 0, "round": 0, "rounds": rounds, "references": {}, "agreements": [], **start})
+    at = checkpoint.restore(
+        {"drawn": 0, "round": 0, "batches": 0, "rounds": rounds, "references": {}, "agreements": [], **start}
+    )
 
     def sample(n: int) -> Tensor:
         with torch.no_grad():
@@ -93,8 +103,9 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
 
     def lesson(step: int) -> tuple[Tensor, Tensor | None]:
         fresh = config.batch - (replayed if len(made) else 0)
-        if source:
-            return _lesson(config, step, given.sample(fresh, rng, balanced=True), made, rng)
+        if source or not fresh:
+            first = (given if source else made).sample(max(1, fresh), rng, balanced=True)
+            return _lesson(config, step, first, made, rng)
         x = sample(fresh)
         known = None if config.warp or config.mixed or lesson_steps else answers_of(teacher.model, x)  # labelled later
         return _lesson(config, step, (x, known), made, rng)
@@ -105,34 +116,48 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     student.train()
     while (round_ := at["round"]) < at["rounds"]:
         for step in range(at["image"], image_steps):
-            if step == 0:  # a fresh generator, or fresh images to refine
-                maker.load_state_dict(_maker(source, config, teacher, run, round_, at["renewals"]).state_dict())
+            young = not lasting or round_ == 0 or at["renewals"] > 0
+            if step == 0 and young:  # a fresh generator, or fresh images to refine
+                maker.load_state_dict(_maker(config, teacher, run, round_, at["renewals"]).state_dict())
                 if isinstance(maker, Pixels):
                     maker.images.data.copy_(given.sample(config.image_batch, rng, balanced=True)[0])
                 optim_m.state.clear()
-            x = images_from(maker, torch.randn(config.image_batch, config.latent, generator=rng, device=run.device))
-            logits = logits_of(teacher.model, x, observed := Observed())
-            terms = _terms(config, x, logits, observed, refined=source is not None)
+            if step % iterations == 0:
+                z.data.normal_(generator=rng)
+                optim_m.state.pop(z, None)
+            x = images_from(maker, z)
+            view = moved(x, facts, rng, shift=config.shift or 0, mirror=bool(config.shift))
+            logits = logits_of(teacher.model, view, observed := Observed())
+            momentum = min(config.batch_norm_momentum or 0.0, at["batches"] / (at["batches"] + 1))
+            terms = _terms(config, x, logits)
+            if config.batch_norm:
+                nearness = losses.batch_norm_distance if lasting else losses.batch_norm
+                terms["batch_norm"] = nearness(observed.batch_norms, list(history), momentum=momentum)
             if config.adversarial and round_ >= hard_from:
                 student.eval()
-                terms["adversarial"] = losses.masked_adversarial(student=logits_of(student, x), teacher=logits)
+                terms["adversarial"] = losses.masked_adversarial(student=logits_of(student, view), teacher=logits)
                 student.train()
             if step % config.epoch == 1 % config.epoch or step == 0:  # as published: an epoch's second step
                 at["references"] = {name: term.item() for name, term in terms.items()}
             loss_m = torch.stack([
                 getattr(config, name) * losses.bounded_increment(
-                    term, x.new_tensor(at["references"][name]) if config.increments else term, scale=SCALES[name]
+                    term, x.new_tensor(at["references"][name]) if config.increments else term, scale=scales[name]
                 )
                 for name, term in terms.items()
             ]).sum()  # fmt: skip
             descend(loss_m, optim_m)
-            if not source and collapse.half_way(step, image_steps, logits, at["renewals"]):
+            if config.generated and collapse.half_way(step, image_steps, logits, at["renewals"]):
                 at |= {"image": 0, "renewals": at["renewals"] + 1}
                 run.log("collapse", at["renewals"], collapse.RENEWALS, spread=collapse.spread(logits))
                 break
-            if step == image_steps - 1 or (step >= image_steps // 2 and not source):
-                made.add(x, lambda kept: answers_of(teacher.model, kept))
-            if step % 20 == 0 or step == image_steps - 1:
+            last = step == image_steps - 1
+            if last or (step + 1) % iterations == 0:
+                if config.batch_norm_momentum:
+                    remember(history, observed.batch_norms, momentum=momentum)
+                    at["batches"] += 1
+                if last or (config.generated and (step >= image_steps // 2 or not young)):
+                    made.add(x, lambda kept: answers_of(teacher.model, kept))
+            if step % 20 == 0 or last:
                 figures = {name: term.item() for name, term in terms.items()}
                 run.log("images", round_ * image_steps + step + 1, rounds * image_steps, **figures)
             at["image"] = step + 1
@@ -178,32 +203,26 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     return sample
 
 
-def _maker(
-    source: Source | None, config: Config, teacher: Teacher, run: Run, round_: int, renewals: int = 0
-) -> nn.Module:
-    """What makes the images of a round: its own generator, or the pixels themselves where there is a prior."""
+def _maker(config: Config, teacher: Teacher, run: Run, round_: int, renewals: int = 0) -> nn.Module:
+    """What makes images: a generator, of a round or of the first one for all, or the pixels themselves."""
     facts = teacher.images
-    if source:
+    if not config.generated:
         return Pixels(torch.zeros(config.image_batch, facts.channels, facts.height, facts.width, device=run.device))
     seed = 1_000 * run.seed + round_ + 1_000_000 * renewals  # one per round: what one of them cannot show, another may
     latent, width, tones = config.latent, config.generator_width, bool(config.tones)
     return new_generator(facts, latent=latent, width=width, seed=seed, device=run.device, tones=tones).train()
 
 
-def _terms(config: Config, x: Tensor, logits: Tensor, observed: Observed, *, refined: bool) -> dict[str, Tensor]:
-    """The losses of images (N, C, H, W) by their names in Config."""
-    if refined:  # balanced by the classes that are asked for
+def _terms(config: Config, x: Tensor, logits: Tensor) -> dict[str, Tensor]:
+    """The losses of images (N, C, H, W) by what the teacher says of them, by their names in Config."""
+    if not config.generated:  # balanced by the classes that are asked for
         wanted = torch.arange(len(x), device=x.device) % logits.shape[1]
-        terms = {"authenticity": F.cross_entropy(logits.float(), wanted)}
-    else:
-        terms = {
-            "authenticity": losses.one_hot(logits),
-            "balance": losses.information_entropy(logits),
-            "diversity": losses.pair_diversity(x, logits),
-        }
-    if config.batch_norm:
-        terms["batch_norm"] = losses.batch_norm(observed.batch_norms)
-    return terms
+        return {"authenticity": F.cross_entropy(logits.float(), wanted)}
+    return {
+        "authenticity": losses.one_hot(logits),
+        "balance": losses.information_entropy(logits),
+        "diversity": losses.pair_diversity(x, logits),
+    }
 
 
 def _lesson(
