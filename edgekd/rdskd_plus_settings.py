@@ -24,7 +24,7 @@ class Config:
     rounds: int | None = None  # of making images; the student learns between them; None: by prior
     image_steps: int | None = None  # of the generators or of the refinement, over all rounds; None: by prior
     generated: bool | None = None  # by a generator also beside a prior; None: colour under BatchNorm, 17 to 64 pixels
-    iterations: int | None = None  # image steps on one batch, whose z learn; None: 5 for such images, else 1
+    batch_iterations: int | None = None  # image steps on one batch, whose z learn; None: 5 for such images, else 1
     image_batch: int = 0  # images per step; 0: by their size, see BATCHES
     epoch: int = 60  # image steps between two refreshes of the references
     generator_width: int = 0  # channels; 0: 64 if iterated, else 32, without BatchNorm 16
@@ -108,7 +108,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
     )  # drawn strokes and generated digits gain nothing by a warp; the teacher's logits stay true
     adapted = statistics and colour and not tiny and (prior == "none" or side <= ADAPTED)
     generated = prior == "none" or (adapted if config.generated is None else config.generated)
-    iterations = config.iterations or (5 if adapted and generated else 1)
+    iterations = config.batch_iterations or (5 if adapted and generated else 1)
     own = 2 if statistics and not tiny and iterations == 1 else 4
     of = own if generated else 8 * statistics  # student steps per image step
     steps = (config.student_steps // of if of else 0) if config.image_steps is None else config.image_steps
@@ -139,7 +139,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
         prior_drawn=with_images.drawings(),
         image_batch=config.image_batch or usual,
         generated=generated,
-        iterations=iterations,
+        batch_iterations=iterations,
         generator_lr=config.generator_lr or (3e-3 if iterations > 1 else 1e-3),
         generator_width=config.generator_width or (64 if iterations > 1 else 32 if statistics else 16),
         tones=not statistics if config.tones is None else config.tones,  # which says so itself

@@ -43,8 +43,8 @@ TINY: dict[str, dict[str, Any]] = {
         "batch": 16, "student_steps": 9,
     },
     "rdskd_plus generated": {
-        "prior": "procedural", "prior_images": 40, "generated": True, "iterations": 2, "rounds": 3, "image_steps": 12,
-        "image_batch": 16, "latent": 8, "generator_width": 8, "batch": 16, "student_steps": 9,
+        "prior": "procedural", "prior_images": 40, "generated": True, "batch_iterations": 2, "rounds": 3,
+        "image_steps": 12, "image_batch": 16, "latent": 8, "generator_width": 8, "batch": 16, "student_steps": 9,
     },
 }  # fmt: skip
 PHASES = {  # of the log, in order

@@ -89,7 +89,7 @@ def without_prior(folder: Path) -> dict[str, Tensor]:
 
 def on_learnt_vectors(folder: Path) -> dict[str, Tensor]:
     """The latent vectors, whose rows lie in several processes, learn with the generator."""
-    return trained(folder, "none", made_share=0.0, iterations=2)
+    return trained(folder, "none", made_share=0.0, batch_iterations=2)
 
 
 def with_prior(folder: Path) -> dict[str, Tensor]:

@@ -81,17 +81,17 @@ def in_colour(side: int = 20) -> Teacher:
 
 def test_small_colour_images_under_batch_norm_come_from_one_generator() -> None:
     beside = configure("rdskd_plus", "fast", {}, in_colour())
-    assert (beside.prior, beside.generated, beside.iterations, beside.made_share) == ("photo", True, 5, 0.5)
+    assert (beside.prior, beside.generated, beside.batch_iterations, beside.made_share) == ("photo", True, 5, 0.5)
     assert (beside.batch_norm, beside.batch_norm_momentum, beside.generator_lr, beside.shift) == (20, 0.9, 3e-3, 4)
     alone = configure("rdskd_plus", "fast", {"prior": "none"}, in_colour())
-    assert (alone.rounds, alone.iterations, alone.made_share, alone.image_steps) == (12, 5, 1.0, 1_000)
+    assert (alone.rounds, alone.batch_iterations, alone.made_share, alone.image_steps) == (12, 5, 1.0, 1_000)
     refined = configure("rdskd_plus", "fast", {"generated": False}, in_colour())
     large = configure("rdskd_plus", "fast", {}, in_colour(65))
     for config in (refined, large):
-        assert (config.generated, config.iterations, config.batch_norm_momentum, config.shift) == (False, 1, 0, 0)
+        assert (config.generated, config.batch_iterations, config.batch_norm_momentum, config.shift) == (False, 1, 0, 0)
         assert (config.made_share, config.batch_norm) == (0.25, 1)
     tiny = configure("rdskd_plus", "fast", {}, in_colour(16))
-    assert (tiny.prior, tiny.generated, tiny.iterations, tiny.rounds) == ("none", True, 1, 4)
+    assert (tiny.prior, tiny.generated, tiny.batch_iterations, tiny.rounds) == ("none", True, 1, 4)
 
 
 @pytest.mark.parametrize("prior", ["none", "procedural"])
