@@ -51,7 +51,7 @@ def open_prior(name: str, images: Images) -> Source | None:
 def data_statement(prior: str) -> str:
     """What the student has seen, in a sentence for the manifest."""
     made = "the student saw only images that were made from the teacher's weights and statistics"
-    drawn = "the student saw none of the customer's images, only {}, as they are and refined by the teacher's weights"
+    drawn = "the student saw no images of the customer's, only {} and some that the teacher's weights made or refined"
     match prior:
         case "none":
             return f"prior none: {made}"

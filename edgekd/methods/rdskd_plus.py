@@ -46,10 +46,8 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     drawn, replayed = config.drawings(), round(config.batch * (config.made_share or 0.0))
     rng, pens = (torch.Generator(run.device).manual_seed(run.seed) for _ in range(2))  # pens: of the prior
     source = open_prior(config.prior or "none", facts)
-    iterations, lasting = (
-        config.batch_iterations or 1,
-        (config.batch_iterations or 1) > 1,
-    )  # one generator for all rounds
+    iterations = config.batch_iterations or 1
+    lasting = iterations > 1  # one generator for all rounds
     scales = SCALES | ({"batch_norm": DISTANT} if lasting else {})
     hard_from = rounds // 3  # round from which images are made to be hard for the student
     since = 0 if source or not config.adversarial else hard_from  # generators': of a prior all held out are alike
