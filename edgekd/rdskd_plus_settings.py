@@ -28,7 +28,7 @@ class Config:
     image_batch: int = 0  # images per step; 0: by their size, see BATCHES
     epoch: int = 60  # image steps between two refreshes of the references
     generator_width: int = 0  # channels; 0: 64 if iterated, else 32, without BatchNorm 16
-    latent: int = 100  # length of z
+    latent: int = 0  # length of z; 0: 256 if iterated, else 100
     tones: bool | None = None  # generated images as bright and contrasty as normalised; None: without BatchNorm
     image_lr: float = 0.05  # Adam, of refined pixels
     generator_lr: float | None = None  # Adam, of the generator; None: 3e-3 if iterated, else 1e-3
@@ -39,7 +39,7 @@ class Config:
     batch_norm: float | None = (
         None  # the teacher's statistics, where it has any; None: 20 if iterated, of other generators 3, else 1
     )
-    adversarial: float = 1.0  # images on which the student errs, after a third of the rounds
+    adversarial: float | None = None  # hard images, after a third of the rounds; None: 0 if iterated, else 1
     shift: int | None = None  # pixels by which images are moved, and mirrored, while made; None: 4 if iterated, else 0
     batch_norm_momentum: float | None = None  # share of earlier batches in those; None: 0.9 if iterated, else 0
     increments: bool = True  # the exponential rule; without it plain sums
@@ -138,6 +138,8 @@ def derived(config: Config, teacher: Teacher) -> Config:
         with_images,
         prior_drawn=with_images.drawings(),
         image_batch=config.image_batch or usual,
+        latent=config.latent or (256 if iterations > 1 else 100),
+        adversarial=float(iterations == 1) if config.adversarial is None else config.adversarial,
         generated=generated,
         batch_iterations=iterations,
         generator_lr=config.generator_lr or (3e-3 if iterations > 1 else 1e-3),

@@ -48,6 +48,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     source = open_prior(config.prior or "none", facts)
     iterations = config.batch_iterations or 1
     lasting = iterations > 1  # one generator for all rounds
+    image_steps -= image_steps % iterations if image_steps > iterations else 0  # whole batches
     scales = SCALES | ({"batch_norm": DISTANT} if lasting else {})
     hard_from = rounds // 3  # round from which images are made to be hard for the student
     since = 0 if source or not config.adversarial else hard_from  # generators': of a prior all held out are alike
