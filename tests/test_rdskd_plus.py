@@ -16,7 +16,7 @@ from edgekd import Images, losses, rdskd_plus_settings
 from edgekd.compute import answers_of, one_cycle
 from edgekd.early_stop import rounds_left
 from edgekd.fitting import fit_pruned
-from edgekd.methods import configure, rdskd_plus
+from edgekd.methods import configure, configured_for, rdskd_plus
 from edgekd.methods.rdskd_plus import Config
 from edgekd.networks import LeNet, ResNet
 from edgekd.pace import planned
@@ -92,6 +92,22 @@ def test_small_colour_images_under_batch_norm_come_from_one_generator() -> None:
         assert (config.made_share, config.batch_norm) == (0.25, 1)
     tiny = configure("rdskd_plus", "fast", {}, in_colour(16))
     assert (tiny.prior, tiny.generated, tiny.batch_iterations, tiny.rounds) == ("none", True, 1, 4)
+
+
+def test_a_pruned_student_is_shown_refined_images() -> None:
+    teacher = in_colour()
+    pruned_half = StudentSpec("pruned", 1, 50, teacher.images, teacher.classes)
+
+    def of(student: StudentSpec, method: str = "rdskd_plus", **settings: Any) -> Any:
+        return configured_for(student, method, "fast", settings, teacher)
+
+    found = of(pruned_half)
+    assert (found.generated, found.batch_iterations, found.made_share, found.optimizer) == (False, 1, 0.25, "sgd")
+    assert of(pruned_half, generated=True).batch_iterations == 5
+    for config in (of(pruned_half, inherit=False), of(dataclasses.replace(pruned_half, family="resnet"))):
+        assert (config.generated, config.batch_iterations, config.optimizer) == (True, 5, None)
+    assert of(pruned_half, prior="none").batch_iterations == 5  # nothing to refine
+    assert of(pruned_half, "rdskd") == configure("rdskd", "fast", {}, teacher)
 
 
 @pytest.mark.parametrize("prior", ["none", "procedural"])
