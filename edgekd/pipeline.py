@@ -21,7 +21,7 @@ from edgekd.families import name_of
 from edgekd.files import from_dict, nearest, plain, write_json
 from edgekd.footprint import held_to
 from edgekd.lock import locked
-from edgekd.methods import configure, configured_for, prior_of
+from edgekd.methods import configure, gentle, prior_of
 from edgekd.observe import look
 from edgekd.pace import expected_seconds, within
 from edgekd.ranks import first, meet, one_after_the_first, others_there, ranks
@@ -113,7 +113,7 @@ def compress(
     if board and not before.is_file():
         found = measured_first(found, teacher, profile, lambda bundle: board(bundle, quick=True), say=say)
     sizing = sized(found, teacher, profile)
-    config = configured_for(sizing.spec, method, budget, settings or {}, teacher)
+    config = gentle(config, sizing.spec, settings or {})
     if minutes is not None:
         budget = f"{minutes:g} minutes"
         config = _stored(folder, method, budget, config) or _timed(

@@ -17,7 +17,7 @@ from edgekd.families import name_of
 from edgekd.files import from_dict, nearest, plain, written
 from edgekd.footprint import afterwards_mb, training_mb
 from edgekd.latency import BYTES, cost, predict
-from edgekd.methods import configure, configured_for, prior_of
+from edgekd.methods import configure, gentle, prior_of
 from edgekd.methods.rdskd_plus import Config as RdskdPlus
 from edgekd.pace import expected_seconds, seconds_per_step, within
 from edgekd.profile import adjusted, load_profile
@@ -78,7 +78,7 @@ def forecast(
     say("sizing students")
     found = search(teacher, profile, family=plan.student, like_teacher=like_teacher, prior=prior_of(config))
     spec = found.chosen.spec
-    config = configured_for(spec, method, plan.budget, settings, teacher)
+    config = gentle(config, spec, settings)
     say("timing a few steps")
     if plan.minutes is None:
         speed = seconds_per_step(method, config, teacher, spec, plan.seed, within_s=PROBE_S)

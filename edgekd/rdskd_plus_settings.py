@@ -23,8 +23,10 @@ class Config:
     prior_drawn: int | None = None  # in all; what a class has enough of is not kept; None: by prior_images and steps
     rounds: int | None = None  # of making images; the student learns between them; None: by prior
     image_steps: int | None = None  # of the generators or of the refinement, over all rounds; None: by prior
-    generated: bool | None = None  # by a generator also beside a prior; None: colour under BatchNorm, 17 to 64 pixels
-    batch_iterations: int | None = None  # image steps on one batch, whose z learn; None: 5 for such images, else 1
+    generated: bool = False  # images by a generator also beside a prior, instead of refined ones
+    batch_iterations: int | None = (
+        None  # image steps on one batch, whose z learn; None: 5 for colour under BatchNorm, else 1
+    )
     image_batch: int = 0  # images per step; 0: by their size, see BATCHES
     epoch: int = 60  # image steps between two refreshes of the references
     generator_width: int = 0  # channels; 0: 64 if iterated, else 32, without BatchNorm 16
@@ -85,7 +87,6 @@ BUDGETS: Mapping[str, Config] = {
 SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
 DISTANT = 2.0  # the rise of e of losses.batch_norm_distance, which is a generator's that makes a batch in several steps
 BATCHES = ((16, 128), (64, 256), (math.inf, 64))  # pixels a side at most, and the batches that are usual then
-ADAPTED = 64  # pixels a side of a generator's images beside a prior, at most
 SHOWN = 4  # times that the student sees a lesson, about; each of its own costs the teacher as much as itself
 SEEN, MOST_DRAWN = 10, 4  # images shown per image drawn; drawn per image kept, at most
 SHORT = 2_000  # student steps; beyond, feature maps hold back and of colour images Muon has not shown a gain (NOTES.md)
@@ -95,8 +96,8 @@ def derived(config: Config, teacher: Teacher) -> Config:
     """The same settings with the prior chosen and what follows from it, without what the teacher does not have.
 
     The prior, unless named: none up to 16 pixels, where strokes are no digits; strokes for gray images; collages of
-    photographs for colour. Under BatchNorm small colour images come from one generator, also beside a prior, and the
-    pixels of others are refined; without a prior others come from generators that are many.
+    photographs for colour. Pixels of a prior are refined where there is BatchNorm; without a prior colour images come
+    from one generator where there is BatchNorm, all others from many.
     """
     facts, statistics = teacher.images, bool(look(teacher).batch_norms)
     by_images = "procedural" if facts.channels == 1 else "photo"
@@ -106,9 +107,8 @@ def derived(config: Config, teacher: Teacher) -> Config:
     colour = (
         facts.channels > 1
     )  # drawn strokes and generated digits gain nothing by a warp; the teacher's logits stay true
-    adapted = statistics and colour and not tiny and (prior == "none" or side <= ADAPTED)
-    generated = prior == "none" or (adapted if config.generated is None else config.generated)
-    iterations = config.batch_iterations or (5 if adapted and generated else 1)
+    generated = config.generated or prior == "none"
+    iterations = config.batch_iterations or (5 if generated and statistics and colour and not tiny else 1)
     own = 2 if statistics and not tiny and iterations == 1 else 4
     of = own if generated else 8 * statistics  # student steps per image step
     steps = (config.student_steps // of if of else 0) if config.image_steps is None else config.image_steps

@@ -13,7 +13,7 @@ from edgekd.export import Pixels, export, gates, torch_logits
 from edgekd.export.recovery import TEMPERATURE
 from edgekd.integers import Integers, parted
 from edgekd.lock import locked
-from edgekd.methods import configure, configured_for, prior_of
+from edgekd.methods import configure, gentle, prior_of
 from edgekd.pipeline import no_log, settings_of
 from edgekd.sizing import size_student
 from edgekd.stages import claim, distilled, samples_kept
@@ -56,8 +56,7 @@ def distill(
     config = configure(method, budget, settings or {}, teacher)
     prior = prior_of(config)
     sizing = size_student(teacher, profile, family=family, like_teacher=like_teacher, prior=prior)
-    config = configured_for(sizing.spec, method, budget, settings or {}, teacher)
-    recipe = Recipe(method, budget, config, seed)
+    recipe = Recipe(method, budget, gentle(config, sizing.spec, settings or {}), seed)
     with locked(folder):
         claim(folder, settings_of(teacher, profile, sizing, recipe))
         student, pixels = distilled(teacher, sizing, recipe, folder, log, say, warn)

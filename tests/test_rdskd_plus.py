@@ -16,7 +16,7 @@ from edgekd import Images, losses, rdskd_plus_settings
 from edgekd.compute import answers_of, one_cycle
 from edgekd.early_stop import rounds_left
 from edgekd.fitting import fit_pruned
-from edgekd.methods import configure, configured_for, rdskd_plus
+from edgekd.methods import configure, rdskd_plus
 from edgekd.methods.rdskd_plus import Config
 from edgekd.networks import LeNet, ResNet
 from edgekd.pace import planned
@@ -79,35 +79,20 @@ def in_colour(side: int = 20) -> Teacher:
     return Teacher(model.eval().requires_grad_(False), images, tuple("abcd"), "", "x")
 
 
-def test_small_colour_images_under_batch_norm_come_from_one_generator() -> None:
-    beside = configure("rdskd_plus", "fast", {}, in_colour())
-    assert (beside.prior, beside.generated, beside.batch_iterations, beside.made_share) == ("photo", True, 5, 0.5)
-    assert (beside.batch_norm, beside.batch_norm_momentum, beside.generator_lr, beside.shift) == (20, 0.9, 3e-3, 4)
+def test_colour_images_under_batch_norm_come_from_one_generator() -> None:
+    """Without a prior; beside one where it is asked for, else its own images are refined."""
     alone = configure("rdskd_plus", "fast", {"prior": "none"}, in_colour())
     assert (alone.rounds, alone.batch_iterations, alone.made_share, alone.image_steps) == (12, 5, 1.0, 1_000)
-    refined = configure("rdskd_plus", "fast", {"generated": False}, in_colour())
-    large = configure("rdskd_plus", "fast", {}, in_colour(65))
-    for config in (refined, large):
-        assert (config.generated, config.batch_iterations, config.batch_norm_momentum, config.shift) == (False, 1, 0, 0)
-        assert (config.made_share, config.batch_norm) == (0.25, 1)
+    beside = configure("rdskd_plus", "fast", {"generated": True}, in_colour())
+    assert (beside.prior, beside.batch_iterations, beside.made_share, beside.image_steps) == ("photo", 5, 0.5, 1_000)
+    for config in (alone, beside):
+        assert (config.generated, config.batch_norm, config.batch_norm_momentum) == (True, 20, 0.9)
+        assert (config.generator_lr, config.latent, config.shift, config.adversarial) == (3e-3, 256, 4, 0)
+    refined = configure("rdskd_plus", "fast", {}, in_colour())
+    assert (refined.prior, refined.generated, refined.batch_iterations, refined.made_share) == ("photo", False, 1, 0.25)
+    assert (refined.batch_norm, refined.batch_norm_momentum, refined.shift, refined.adversarial) == (1, 0, 0, 1)
     tiny = configure("rdskd_plus", "fast", {}, in_colour(16))
     assert (tiny.prior, tiny.generated, tiny.batch_iterations, tiny.rounds) == ("none", True, 1, 4)
-
-
-def test_a_pruned_student_is_shown_refined_images() -> None:
-    teacher = in_colour()
-    pruned_half = StudentSpec("pruned", 1, 50, teacher.images, teacher.classes)
-
-    def of(student: StudentSpec, method: str = "rdskd_plus", **settings: Any) -> Any:
-        return configured_for(student, method, "fast", settings, teacher)
-
-    found = of(pruned_half)
-    assert (found.generated, found.batch_iterations, found.made_share, found.optimizer) == (False, 1, 0.25, "sgd")
-    assert of(pruned_half, generated=True).batch_iterations == 5
-    for config in (of(pruned_half, inherit=False), of(dataclasses.replace(pruned_half, family="resnet"))):
-        assert (config.generated, config.batch_iterations, config.optimizer) == (True, 5, None)
-    assert of(pruned_half, prior="none").batch_iterations == 5  # nothing to refine
-    assert of(pruned_half, "rdskd") == configure("rdskd", "fast", {}, teacher)
 
 
 @pytest.mark.parametrize("prior", ["none", "procedural"])
@@ -133,7 +118,14 @@ def test_latent_vectors_learn_with_the_generator_of_all_rounds(
     teacher = in_colour()
     rounds, steps = 3, 20
     lines, sampler = run(
-        teacher, tmp_path / "x", prior=prior, rounds=rounds, image_steps=rounds * steps, patience=0, latent_lr=0.01
+        teacher,
+        tmp_path / "x",
+        prior=prior,
+        generated=True,
+        rounds=rounds,
+        image_steps=rounds * steps,
+        patience=0,
+        latent_lr=0.01,
     )
     assert len(fed) == rounds * steps
     for index in range(1, len(fed)):

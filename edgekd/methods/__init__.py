@@ -141,20 +141,6 @@ def configure(method: str, budget: str, settings: Mapping[str, Any], teacher: Te
     return METHODS[method].derived(dataclasses.replace(whole, **steps), teacher)
 
 
-def configured_for(
-    student: StudentSpec, method: str, budget: str, settings: Mapping[str, Any], teacher: Teacher
-) -> Any:
-    """What `configure` gives, as `gentle` as this student needs it.
-
-    A pruned one is shown refined images of a prior instead of a generator's: those made it no better
-    (benchmarks/NOTES.md).
-    """
-    own: dict[str, Any] = {}
-    if student.family == "pruned" and settings.get("inherit", True) and hasattr(METHODS[method].Config(), "generated"):
-        own = {"generated": False}
-    return gentle(configure(method, budget, own | dict(settings), teacher), student, settings)
-
-
 def gentle(config: Any, student: StudentSpec, settings: Mapping[str, Any]) -> Any:
     """The same config with what `settings` leave open set for a student that is the teacher, pruned.
 
