@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from edgekd import Images, losses, rdskd_plus_settings
+from edgekd.augment import moved
 from edgekd.compute import answers_of, one_cycle
 from edgekd.early_stop import rounds_left
 from edgekd.fitting import fit_pruned
+from edgekd.generator import images_from
 from edgekd.methods import configure, rdskd_plus
 from edgekd.methods.rdskd_plus import Config
 from edgekd.networks import LeNet, ResNet
@@ -102,7 +104,7 @@ def test_latent_vectors_learn_with_the_generator_of_all_rounds(
     """Each batch is made in five steps, of vectors drawn once; the images of the first half of the first round go."""
     fed: list[tuple[torch.Tensor, torch.Tensor]] = []  # vectors, and the first weight of the generator
     momenta: list[float] = []
-    true, distance = rdskd_plus.images_from, losses.batch_norm_distance
+    true, distance = images_from, losses.batch_norm_distance
 
     def watched(maker: nn.Module, z: torch.Tensor) -> torch.Tensor:
         if z.requires_grad:
@@ -129,8 +131,8 @@ def test_latent_vectors_learn_with_the_generator_of_all_rounds(
     )
     assert len(fed) == rounds * steps
     for index in range(1, len(fed)):
-        moved = (fed[index][0] - fed[index - 1][0]).abs().max().item()
-        assert moved > 0.5 if index % 5 == 0 else 0 < moved < 0.05
+        apart = (fed[index][0] - fed[index - 1][0]).abs().max().item()
+        assert apart > 0.5 if index % 5 == 0 else 0 < apart < 0.05
         assert not torch.equal(fed[index][1], fed[index - 1][1])
         assert (fed[index][1] - fed[index - 1][1]).abs().max() < 0.01  # it goes on where it was, also in a new round
     batches = [k // 5 for k in range(len(momenta))]
@@ -145,7 +147,7 @@ def test_latent_vectors_learn_with_the_generator_of_all_rounds(
 def test_images_are_shown_moved_while_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the pixels that are set, or by none."""
     shifts: list[int] = []
-    true = rdskd_plus.moved
+    true = moved
 
     def watched(images: torch.Tensor, *given: Any, shift: int, mirror: bool) -> torch.Tensor:
         assert images.requires_grad and mirror is bool(shift)
