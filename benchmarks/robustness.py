@@ -30,7 +30,11 @@ from edgekd.compute import RATES as DEFAULT_RATES
 from edgekd.methods import configure, scaled
 
 WEIGHTS, RATES, BATCHES = (0.2, 5.0), (0.5, 2.0), (0.5, 2.0)
-OPEN = {"student_lr": DEFAULT_RATES["adam"]}  # settings that a method leaves open, as it sets them on MNIST's students
+OPEN = {  # settings that a method leaves open, as it sets them on MNIST's students
+    "student_lr": DEFAULT_RATES["adam"],
+    "generator_lr": 1e-3,
+    "adversarial": 1.0,
+}
 
 
 @dataclass(frozen=True)
