@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgekd.bank import statistics
 from edgekd.types import Images
 
 
@@ -35,7 +36,7 @@ def moved(images: Tensor, facts: Images, rng: torch.Generator, *, shift: int, mi
     """
     n, device = len(images), images.device
     if shift:
-        mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (facts.mean, facts.std))
+        mean, std = statistics(facts, device)
         black = -mean / std
         padded = F.pad(images - black, (shift,) * 4) + black
         down, right = torch.randint(2 * shift + 1, (2, n, 1), generator=rng, device=device)

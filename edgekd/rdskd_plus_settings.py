@@ -24,9 +24,7 @@ class Config:
     rounds: int | None = None  # of making images; the student learns between them; None: by prior
     image_steps: int | None = None  # of the generators or of the refinement, over all rounds; None: by prior
     generated: bool = False  # images by a generator also beside a prior, instead of refined ones
-    batch_iterations: int | None = (
-        None  # image steps on one batch, whose z learn; None: 5 for colour under BatchNorm, else 1
-    )
+    batch_iterations: int | None = None  # image steps on one batch, whose z learn; above 1 it is "iterated" below
     image_batch: int = 0  # images per step; 0: by their size, see BATCHES
     epoch: int = 60  # image steps between two refreshes of the references
     generator_width: int = 0  # channels; 0: 64 if iterated, else 32, without BatchNorm 16
@@ -38,9 +36,7 @@ class Config:
     authenticity: float = 1.0  # OH, or the cross entropy with a balanced label where images are refined
     balance: float = 1.0  # IE
     diversity: float = 1.0  # within classes, of the generator's images
-    batch_norm: float | None = (
-        None  # the teacher's statistics, where it has any; None: 20 if iterated, of other generators 3, else 1
-    )
+    batch_norm: float | None = None  # the teacher's statistics; None: 20 if iterated, of other generators 3, else 1
     adversarial: float | None = None  # hard images, after a third of the rounds; None: 0 if iterated, else 1
     shift: int | None = None  # pixels by which images are moved, and mirrored, while made; None: 4 if iterated, else 0
     batch_norm_momentum: float | None = None  # share of earlier batches in those; None: 0.9 if iterated, else 0
@@ -96,17 +92,15 @@ def derived(config: Config, teacher: Teacher) -> Config:
     """The same settings with the prior chosen and what follows from it, without what the teacher does not have.
 
     The prior, unless named: none up to 16 pixels, where strokes are no digits; strokes for gray images; collages of
-    photographs for colour. Pixels of a prior are refined where there is BatchNorm; without a prior colour images come
-    from one generator where there is BatchNorm, all others from many.
+    photographs for colour. Pixels of a prior are refined where there is BatchNorm; without a prior colour images above
+    16 pixels come from one generator where there is BatchNorm, in 5 steps per batch, all others from many.
     """
     facts, statistics = teacher.images, bool(look(teacher).batch_norms)
     by_images = "procedural" if facts.channels == 1 else "photo"
     tiny = (side := max(facts.height, facts.width)) <= 16
     prior = config.prior or ("none" if tiny else by_images)
     open_prior(prior, facts)  # says now what is missing
-    colour = (
-        facts.channels > 1
-    )  # drawn strokes and generated digits gain nothing by a warp; the teacher's logits stay true
+    colour = facts.channels > 1  # gray ones gain nothing by a warp, and the teacher's logits stay true without
     generated = config.generated or prior == "none"
     iterations = config.batch_iterations or (5 if generated and statistics and colour and not tiny else 1)
     own = 2 if statistics and not tiny and iterations == 1 else 4
@@ -117,7 +111,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
         raise UsageError(
             f"{steps} image steps in {rounds} rounds make no images",
             code="E0224",
-            why="without a prior every image comes from a generator, one per round",
+            why="without a prior every image comes from a generator that each round trains",
             fix="--set image_steps=480, fewer rounds, or a --prior",
         )
     if config.optimizer not in (None, *RATES):
