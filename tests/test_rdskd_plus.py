@@ -104,6 +104,7 @@ def test_latent_vectors_learn_with_the_generator_of_all_rounds(
     """Each batch is made in five steps, of vectors drawn once; the images of the first half of the first round go."""
     fed: list[tuple[torch.Tensor, torch.Tensor]] = []  # vectors, and the first weight of the generator
     momenta: list[float] = []
+    histories: list[torch.Tensor] = []
     true, distance = images_from, losses.batch_norm_distance
 
     def watched(maker: nn.Module, z: torch.Tensor) -> torch.Tensor:
@@ -111,9 +112,10 @@ def test_latent_vectors_learn_with_the_generator_of_all_rounds(
             fed.append((z.detach().clone(), next(maker.parameters()).detach().clone()))
         return true(maker, z)
 
-    def weighed(*given: Any, momentum: float) -> torch.Tensor:
+    def weighed(seen: Any, history: Sequence[torch.Tensor], *, momentum: float) -> torch.Tensor:
         momenta.append(momentum)
-        return distance(*given, momentum=momentum)
+        histories.append(history[0].clone())
+        return distance(seen, history, momentum=momentum)
 
     monkeypatch.setattr(rdskd_plus, "images_from", watched)
     monkeypatch.setattr(losses, "batch_norm_distance", weighed)
@@ -137,6 +139,8 @@ def test_latent_vectors_learn_with_the_generator_of_all_rounds(
         assert (fed[index][1] - fed[index - 1][1]).abs().max() < 0.01  # it goes on where it was, also in a new round
     batches = [k // 5 for k in range(len(momenta))]
     assert momenta == pytest.approx([min(0.9, k / (k + 1)) for k in batches])
+    for index in range(1, len(histories)):  # that of the batches before, the same for all steps on one
+        assert torch.equal(histories[index], histories[index - 1]) is (index % 5 != 0)
     kept = 2 + 4 * (rounds - 1)
     bank = np.memmap(tmp_path / "x" / "made.u8", np.uint8, "r")[: 4 * rounds * SMALL["image_batch"] * 3 * 20 * 20]
     assert bank.reshape(-1, 3 * 20 * 20).any(axis=1).sum() == kept * SMALL["image_batch"]
