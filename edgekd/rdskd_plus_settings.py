@@ -19,12 +19,14 @@ class Config:
     """Every term can be switched off by a weight of 0; none needs another weight than its own."""
 
     prior: str | None = None  # none, procedural, photo or the path of pictures; None: by the teacher's images
-    prior_images: int | None = None  # kept at most, drawn at the start; None: 40,000, of colour 100,000
+    prior_images: int | None = None  # kept at most, drawn at the start; None: 40,000, refined ones in colour 100,000
     prior_drawn: int | None = None  # in all; what a class has enough of is not kept; None: by prior_images and steps
-    rounds: int | None = None  # of making images; the student learns between them; None: by prior
-    image_steps: int | None = None  # of the generators or of the refinement, over all rounds; None: by prior
-    generated: bool = False  # images by a generator also beside a prior, instead of refined ones
-    batch_iterations: int | None = None  # image steps on one batch, whose z learn; above 1 it is "iterated" below
+    rounds: int | None = None  # of the student's learning, before each of which images are made; None: by prior
+    image_steps: int | None = None  # of the generators or of the refinement, in all; None: by prior
+    generated: bool | None = (
+        None  # images by a generator also beside a prior, instead of refined ones; None: see derived
+    )
+    batch_iterations: int | None = None  # image steps on one batch, whose z learn; above 1, "iterated" below, all first
     image_batch: int = 0  # images per step; 0: by their size, see BATCHES
     epoch: int = 60  # image steps between two refreshes of the references
     generator_width: int = 0  # channels; 0: 64 if iterated, else 32, without BatchNorm 16
@@ -37,7 +39,7 @@ class Config:
     balance: float = 1.0  # IE
     diversity: float = 1.0  # within classes, of the generator's images
     batch_norm: float | None = None  # the teacher's statistics; None: 20 if iterated, of other generators 3, else 1
-    adversarial: float | None = None  # hard images, after a third of the rounds; None: 0 if iterated, else 1
+    adversarial: float | None = None  # hard images, after a third of the rounds; None: 1, if iterated 0
     shift: int | None = None  # pixels by which images are moved, and mirrored, while made; None: 4 if iterated, else 0
     batch_norm_momentum: float | None = None  # share of earlier batches in those; None: 0.9 if iterated, else 0
     increments: bool = True  # the exponential rule; without it plain sums
@@ -47,7 +49,7 @@ class Config:
     made_share: float | None = None  # of a student's batch from the made images; None: by prior and maker
     optimizer: str | None = None  # adam, muon, sgd (momentum 0.9, weight decay 1e-4); None: by student and steps
     student_lr: float | None = None  # at its highest; one cycle; None: 4e-3 for adam, else 0.1
-    temperature: float = 0.0  # of the distillation loss; 0: 2 without a prior, else 4
+    temperature: float = 0.0  # of the distillation loss; 0: 2 without a prior, if not iterated, else 4
     warp: float | None = None  # strength of turning, scaling, shifting; 0: none; None: 1 for colour
     held_out: int | None = None  # images on which agreement is watched; None: 512, of large ones fewer
     patience: int = 4  # rounds that gave no more than as many before, after which the end is near; 0: none
@@ -59,6 +61,10 @@ class Config:
     def short(self) -> bool:
         """Whether the student's steps are so few that the teacher's feature maps and Muon lead."""
         return self.student_steps <= SHORT
+
+    def image_rounds(self) -> int:
+        """In how many rounds images are made: in the first where one generator makes all of them, else in each."""
+        return 1 if (self.batch_iterations or 1) > 1 else self.rounds or 1
 
     def drawings(self) -> int:
         """`prior_drawn`, or what follows: one for SEEN images that the student is shown, within reason.
@@ -82,7 +88,9 @@ BUDGETS: Mapping[str, Config] = {
 }
 SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
 DISTANT = 2.0  # the rise of e of losses.batch_norm_distance, which is a generator's that makes a batch in several steps
+BESIDE = 64  # pixels a side up to which a generator makes images beside a prior: of larger ones it fails
 BATCHES = ((16, 128), (64, 256), (math.inf, 64))  # pixels a side at most, and the batches that are usual then
+IN_COLOUR = 128  # at most: twice the steps of half the images teach more (NOTES.md)
 SHOWN = 4  # times that the student sees a lesson, about; each of its own costs the teacher as much as itself
 SEEN, MOST_DRAWN = 10, 4  # images shown per image drawn; drawn per image kept, at most
 SHORT = 2_000  # student steps; beyond, feature maps hold back and of colour images Muon has not shown a gain (NOTES.md)
@@ -92,8 +100,8 @@ def derived(config: Config, teacher: Teacher) -> Config:
     """The same settings with the prior chosen and what follows from it, without what the teacher does not have.
 
     The prior, unless named: none up to 16 pixels, where strokes are no digits; strokes for gray images; collages of
-    photographs for colour. Pixels of a prior are refined where there is BatchNorm; without a prior colour images above
-    16 pixels come from one generator where there is BatchNorm, in 5 steps per batch, all others from many.
+    photographs for colour. Where there is BatchNorm one generator makes colour images above 16 pixels, in 5 steps per
+    batch, beside a prior up to 64 pixels; other priors' pixels are refined. All else without a prior is from many.
     """
     facts, statistics = teacher.images, bool(look(teacher).batch_norms)
     by_images = "procedural" if facts.channels == 1 else "photo"
@@ -101,15 +109,24 @@ def derived(config: Config, teacher: Teacher) -> Config:
     prior = config.prior or ("none" if tiny else by_images)
     open_prior(prior, facts)  # says now what is missing
     colour = facts.channels > 1  # gray ones gain nothing by a warp, and the teacher's logits stay true without
-    generated = config.generated or prior == "none"
+    within = statistics and colour and 16 < side <= BESIDE
+    generated = prior == "none" or (within if config.generated is None else config.generated)
     iterations = config.batch_iterations or (5 if generated and statistics and colour and not tiny else 1)
     own = 2 if statistics and not tiny and iterations == 1 else 4
     of = own if generated else 8 * statistics  # student steps per image step
     steps = (config.student_steps // of if of else 0) if config.image_steps is None else config.image_steps
     rounds = config.rounds or (4 if prior == "none" and statistics and iterations == 1 else 12)
-    if prior == "none" and steps < rounds:
+    if config.adversarial and iterations > 1:
         raise UsageError(
-            f"{steps} image steps in {rounds} rounds make no images",
+            "images cannot be made to be hard for a student that has not learnt yet",
+            code="E0233",
+            why=f"a generator with {iterations} steps on each batch makes all images before the student begins",
+            fix="--set adversarial=0, or --set batch_iterations=1",
+        )
+    makers = 1 if iterations > 1 else rounds
+    if prior == "none" and steps < makers:
+        raise UsageError(
+            f"{steps} image steps in {makers} rounds make no images",
             code="E0224",
             why="without a prior every image comes from a generator that each round trains",
             fix="--set image_steps=480, fewer rounds, or a --prior",
@@ -120,12 +137,14 @@ def derived(config: Config, teacher: Teacher) -> Config:
     momentum = 0.9 if iterations > 1 else 0.0
     share = 1.0 if prior == "none" and iterations > 1 else 0.5 if generated else 0.25
     usual = next(images for pixels, images in BATCHES if side <= pixels)
+    usual = min(usual, IN_COLOUR) if colour else usual
+    enough = 100_000 if colour and not generated else 40_000
     warp, mixed = (float(colour) if given is None else given for given in (config.warp, config.mixed))
     lessons = config.student_steps // SHOWN * bool(warp or mixed or prior == "none")  # else there is nothing to save
     with_images = replace(
         config,
         prior=prior,
-        prior_images=min(config.prior_images or (100_000 if colour else 40_000), LARGEST_MB * 10**6 // numbers(facts)),
+        prior_images=min(config.prior_images or enough, LARGEST_MB * 10**6 // numbers(facts)),
         batch=config.batch or usual,
     )
     return replace(
@@ -146,7 +165,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
         shift=4 * (iterations > 1) if config.shift is None else config.shift,
         batch_norm_momentum=momentum if config.batch_norm_momentum is None else config.batch_norm_momentum,
         made_share=share if config.made_share is None else config.made_share,
-        temperature=config.temperature or (2.0 if prior == "none" else 4.0),
+        temperature=config.temperature or (2.0 if prior == "none" and iterations == 1 else 4.0),
         warp=warp,
         mixed=mixed,
         lesson_steps=lessons if config.lesson_steps is None else config.lesson_steps,

@@ -38,7 +38,7 @@ def _held(wanted: int, added: int, images: Images) -> tuple[int, int]:
 
 def _images_made(config: Config) -> int:
     """In all rounds together, at most."""
-    rounds, iterations = config.rounds or 1, config.batch_iterations or 1
+    rounds, iterations = config.image_rounds(), config.batch_iterations or 1
     kept = (config.image_steps or 0) // rounds  # steps of a round that give images, each batch by `iterations` of them
     if not config.generated:
         return rounds * config.image_batch

@@ -58,7 +58,7 @@ PHASES = {  # of the log, in order
     "rdskd_plus": ("prior", "images", "student", "images", "student"),
     "rdskd_plus lessons": ("prior", "images", "lessons", "student", "images", "lessons", "student"),
     "rdskd_plus none": ("images", "student", "images", "student"),
-    "rdskd_plus generated": ("prior", "images", "student", "images", "student"),
+    "rdskd_plus generated": ("prior", "images", "images", "student", "student"),
 }
 
 

@@ -16,6 +16,7 @@ from edgekd import Images, losses, rdskd_plus_settings
 from edgekd.augment import moved
 from edgekd.compute import answers_of, one_cycle
 from edgekd.early_stop import rounds_left
+from edgekd.errors import UsageError
 from edgekd.fitting import fit_pruned
 from edgekd.generator import images_from
 from edgekd.methods import configure, rdskd_plus
@@ -82,26 +83,32 @@ def in_colour(side: int = 20) -> Teacher:
 
 
 def test_colour_images_under_batch_norm_come_from_one_generator() -> None:
-    """Without a prior; beside one where it is asked for, else its own images are refined."""
+    """Also beside a prior, unless its own images are to be refined, as large ones are."""
     alone = configure("rdskd_plus", "fast", {"prior": "none"}, in_colour())
     assert (alone.rounds, alone.batch_iterations, alone.made_share, alone.image_steps) == (12, 5, 1.0, 1_000)
-    beside = configure("rdskd_plus", "fast", {"generated": True}, in_colour())
+    beside = configure("rdskd_plus", "fast", {}, in_colour())
     assert (beside.prior, beside.batch_iterations, beside.made_share, beside.image_steps) == ("photo", 5, 0.5, 1_000)
     for config in (alone, beside):
         assert (config.generated, config.batch_norm, config.batch_norm_momentum) == (True, 20, 0.9)
         assert (config.generator_lr, config.latent, config.shift, config.adversarial) == (3e-3, 256, 4, 0)
-    refined = configure("rdskd_plus", "fast", {}, in_colour())
-    assert (refined.prior, refined.generated, refined.batch_iterations, refined.made_share) == ("photo", False, 1, 0.25)
-    assert (refined.batch_norm, refined.batch_norm_momentum, refined.shift, refined.adversarial) == (1, 0, 0, 1)
+        assert (config.temperature, config.batch, config.image_batch, config.prior_images) == (4, 128, 128, 40_000)
+    for refined in (
+        configure("rdskd_plus", "fast", {"generated": False}, in_colour()),
+        configure("rdskd_plus", "fast", {}, in_colour(65)),
+    ):
+        assert (refined.prior, refined.generated, refined.batch_iterations) == ("photo", False, 1)
+        assert (refined.made_share, refined.image_steps) == (0.25, 500)
+        assert (refined.batch_norm, refined.batch_norm_momentum, refined.shift, refined.adversarial) == (1, 0, 0, 1)
+    assert configure("rdskd_plus", "fast", {"generated": True}, in_colour(65)).batch_iterations == 5
     tiny = configure("rdskd_plus", "fast", {}, in_colour(16))
     assert (tiny.prior, tiny.generated, tiny.batch_iterations, tiny.rounds) == ("none", True, 1, 4)
 
 
 @pytest.mark.parametrize("prior", ["none", "procedural"])
-def test_latent_vectors_learn_with_the_generator_of_all_rounds(
+def test_latent_vectors_learn_with_the_one_generator(
     prior: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each batch is made in five steps, of vectors drawn once; the images of the first half of the first round go."""
+    """All images are made first, each batch in five steps, of vectors drawn once; those of the first eighth go."""
     fed: list[tuple[torch.Tensor, torch.Tensor]] = []  # vectors, and the first weight of the generator
     momenta: list[float] = []
     histories: list[torch.Tensor] = []
@@ -120,33 +127,43 @@ def test_latent_vectors_learn_with_the_generator_of_all_rounds(
     monkeypatch.setattr(rdskd_plus, "images_from", watched)
     monkeypatch.setattr(losses, "batch_norm_distance", weighed)
     teacher = in_colour()
-    rounds, steps = 3, 20
+    steps = 60
     lines, sampler = run(
         teacher,
         tmp_path / "x",
         prior=prior,
         generated=True,
-        rounds=rounds,
-        image_steps=rounds * steps,
+        rounds=3,
+        image_steps=steps,
         patience=0,
         latent_lr=0.01,
     )
-    assert len(fed) == rounds * steps
+    assert len(fed) == steps
+    phases = [phase for phase, *_ in lines]
+    assert phases.count("held out") == 3  # the student's rounds
+    assert max(k for k, phase in enumerate(phases) if phase == "images") < phases.index("student")
     for index in range(1, len(fed)):
         apart = (fed[index][0] - fed[index - 1][0]).abs().max().item()
         assert apart > 0.5 if index % 5 == 0 else 0 < apart < 0.05
         assert not torch.equal(fed[index][1], fed[index - 1][1])
-        assert (fed[index][1] - fed[index - 1][1]).abs().max() < 0.01  # it goes on where it was, also in a new round
+        assert (fed[index][1] - fed[index - 1][1]).abs().max() < 0.01  # it goes on where it was
     batches = [k // 5 for k in range(len(momenta))]
     assert momenta == pytest.approx([min(0.9, k / (k + 1)) for k in batches])
     for index in range(1, len(histories)):  # that of the batches before, the same for all steps on one
         assert torch.equal(histories[index], histories[index - 1]) is (index % 5 != 0)
-    kept = 2 + 4 * (rounds - 1)
-    bank = np.memmap(tmp_path / "x" / "made.u8", np.uint8, "r")[: 4 * rounds * SMALL["image_batch"] * 3 * 20 * 20]
-    assert bank.reshape(-1, 3 * 20 * 20).any(axis=1).sum() == kept * SMALL["image_batch"]
+    bank = np.memmap(tmp_path / "x" / "made.u8", np.uint8, "r")[: steps // 5 * SMALL["image_batch"] * 3 * 20 * 20]
+    kept = [k for k in range(4, steps, 5) if k >= steps // 8]  # the last step on each batch
+    assert bank.reshape(-1, 3 * 20 * 20).any(axis=1).sum() == len(kept) * SMALL["image_batch"]
     assert sampler(4).shape == (4, 3, 20, 20)
     made = [figures for phase, _, _, figures in lines if phase == "images"]
     assert set(made[0]) == {"authenticity", "balance", "diversity", "batch_norm"}
+
+
+def test_hard_images_need_a_student_that_learns_between_them() -> None:
+    with pytest.raises(UsageError, match="has not learnt yet"):
+        configure("rdskd_plus", "fast", {"prior": "none", "adversarial": 1.0}, in_colour())
+    apart = configure("rdskd_plus", "fast", {"prior": "none", "adversarial": 1.0, "batch_iterations": 1}, in_colour())
+    assert (apart.adversarial, apart.batch_iterations) == (1.0, 1)
 
 
 def test_images_are_shown_moved_while_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,10 +215,13 @@ def test_of_many_drawn_images_no_class_keeps_more_than_its_share(teacher: Teache
     assert (kept[3_000][rare] >= kept[most][rare]).all() and kept[3_000][rare].sum() > kept[most][rare].sum()
 
 
-@pytest.mark.parametrize(("side", "usual"), [(8, 128), (16, 128), (17, 256), (64, 256), (65, 64)])
-def test_batches_are_those_of_the_images_unless_set(side: int, usual: int, teacher: Teacher) -> None:
-    images = Images(1, side, side, (0.5,), (0.5,))
-    there = dataclasses.replace(teacher, images=images)
+@pytest.mark.parametrize(
+    ("channels", "side", "usual"),
+    [(1, 8, 128), (1, 16, 128), (1, 17, 256), (1, 64, 256), (1, 65, 64), (3, 17, 128), (3, 64, 128), (3, 65, 64)],
+)
+def test_batches_are_those_of_the_images_unless_set(channels: int, side: int, usual: int, teacher: Teacher) -> None:
+    gray = dataclasses.replace(teacher, images=Images(1, side, side, (0.5,), (0.5,)))
+    there = in_colour(side) if channels == 3 else gray
     config = configure("rdskd_plus", "fast", {"prior": "procedural"}, there)
     assert config.batch == config.image_batch == usual
     assert configure("rdskd_plus", "fast", {"prior": "procedural", "batch": 96}, there).batch == 96

@@ -2,7 +2,8 @@
 
 RDSKD (Han et al., ICASSP 2021) trains one generator, then the student. Here images are made in rounds between which the
 student learns: a fresh generator per round where there is no prior, else images of the prior that are refined pixel by
-pixel (DeepInversion, CVPR 2020). All stay in a bank and are replayed; what is warped or mixed the teacher labels anew.
+pixel (DeepInversion, CVPR 2020). A generator that makes its images batch by batch (Fast-DFKD, AAAI 2022) makes them all
+first. All stay in a bank and are replayed; what is warped or mixed the teacher labels anew.
 """
 
 from __future__ import annotations
@@ -42,13 +43,14 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     The student's last state counts; nothing here can open a data set. Same run.seed, same result, on one device type.
     """
     config, facts, classes = derived(config, teacher), teacher.images, len(teacher.classes)
-    rounds, image_steps = config.rounds or 1, (config.image_steps or 0) // (config.rounds or 1)
+    rounds, image_rounds, iterations = config.rounds or 1, config.image_rounds(), config.batch_iterations or 1
+    lasting = iterations > 1  # one generator, which makes all images before the student learns
+    image_steps = (config.image_steps or 0) // image_rounds
+    image_steps -= image_steps % iterations if image_steps > iterations else 0  # whole batches
+    young = image_steps // (8 if lasting else 2)  # steps of a generator whose images are not kept yet
     drawn, replayed = config.drawings(), round(config.batch * (config.made_share or 0.0))
     rng, pens = (torch.Generator(run.device).manual_seed(run.seed) for _ in range(2))  # pens: of the prior
     source = open_prior(config.prior or "none", facts)
-    iterations = config.batch_iterations or 1
-    lasting = iterations > 1  # one generator for all rounds
-    image_steps -= image_steps % iterations if image_steps > iterations else 0  # whole batches
     scales = SCALES | ({"batch_norm": DISTANT} if lasting else {})
     hard_from = rounds // 3  # round from which images are made to be hard for the student
     since = 0 if source or not config.adversarial else hard_from  # generators': of a prior all held out are alike
@@ -117,9 +119,8 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
 
     student.train()
     while (round_ := at["round"]) < at["rounds"]:
-        for step in range(at["image"], image_steps):
-            young = not lasting or round_ == 0 or at["renewals"] > 0
-            if step == 0 and young:  # a fresh generator, or fresh images to refine
+        for step in range(at["image"], image_steps if round_ < image_rounds else 0):
+            if step == 0:  # a fresh generator, or fresh images to refine
                 maker.load_state_dict(_maker(config, teacher, run, round_, at["renewals"]).state_dict())
                 if isinstance(maker, Pixels):
                     maker.images.data.copy_(given.sample(config.image_batch, rng, balanced=True)[0])
@@ -148,7 +149,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 for name, term in terms.items()
             ]).sum()  # fmt: skip
             descend(loss_m, optim_m)
-            if config.generated and collapse.half_way(step, image_steps, logits, at["renewals"]):
+            if config.generated and collapse.half_way(step, 2 * young, logits, at["renewals"]):
                 at |= {"image": 0, "renewals": at["renewals"] + 1}
                 run.log("collapse", at["renewals"], collapse.RENEWALS, spread=collapse.spread(logits))
                 break
@@ -157,14 +158,14 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 if config.batch_norm_momentum:
                     remember(history, observed.batch_norms, momentum=momentum)
                     at["batches"] += 1
-                if last or (config.generated and (step >= image_steps // 2 or not young)):
+                if last or (config.generated and step >= young):
                     made.add(x, lambda kept: answers_of(teacher.model, kept))
             if step % 20 == 0 or last:
                 figures = {name: term.item() for name, term in terms.items()}
-                run.log("images", round_ * image_steps + step + 1, rounds * image_steps, **figures)
+                run.log("images", round_ * image_steps + step + 1, image_rounds * image_steps, **figures)
             at["image"] = step + 1
             checkpoint.keep(at)
-        if at["image"] < image_steps:
+        if at["image"] < image_steps and round_ < image_rounds:
             continue
         if len(at["agreements"]) == round_:  # on images of a generator, or strokes, that the student has not seen
             at["agreements"].append(agreement(teacher.model, student, held_out()))
