@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+import torch
 
 import edgekd
 from edgekd.errors import InputError
 from edgekd.families import name_of
 from edgekd.files import from_dict, nearest, plain, written
 from edgekd.footprint import afterwards_mb, training_mb
+from edgekd.generator import new_generator
 from edgekd.latency import BYTES, cost, predict
 from edgekd.methods import configure, gentle, prior_of
 from edgekd.methods.rdskd_plus import Config as RdskdPlus
@@ -106,19 +108,27 @@ def disk_mb(config: Any, teacher: Teacher, of_teacher: Cost, of_student: Cost, p
     """10**6 bytes that compress writes: at most while it runs, and what it leaves.
 
     While it runs: the banks, whose room is reserved at the start, and three checkpoints (two are kept, and the new one
-    is whole before an old one goes): the student with its optimiser's two states and the images that are refined, in
-    fp32.
+    is whole before an old one goes): the student and what makes images, with their optimisers' two states, in fp32.
     """
     facts, classes = teacher.images, len(teacher.classes)
     pixels, logits = numbers(facts), 2 * classes
     banks = bank_images(config, facts) * (pixels + logits)
-    refined = getattr(config, "image_batch", 0) * pixels
-    checkpoints = 3 * 4 * 3 * (of_student.parameters + refined)
+    checkpoints = 3 * 4 * 3 * (of_student.parameters + learning_beside(config, facts))
     samples = samples_kept(facts)
     kept = images_kept(facts) * pixels + samples * (pixels + 4 * classes * (1 + len(profile.precisions)))
     graphs = sum(of_student.parameters * BYTES[p] for p in profile.precisions)
     end = kept + graphs + 4 * of_student.parameters + 4 * of_teacher.parameters
     return {"while it runs": (banks + checkpoints + end) / 1e6, "at the end": end / 1e6}
+
+
+def learning_beside(config: Any, images: Images) -> int:
+    """How many numbers learn beside the student: those of a generator, or pixels where they are refined themselves."""
+    if not hasattr(config, "generator_width") or not getattr(config, "generated", True):
+        return int(getattr(config, "image_batch", 0)) * numbers(images)
+    generator = new_generator(
+        images, latent=config.latent, width=config.generator_width, seed=0, device=torch.device("cpu")
+    )
+    return sum(p.numel() for p in generator.parameters())
 
 
 def bank_images(config: Any, images: Images) -> int:

@@ -23,9 +23,7 @@ class Config:
     prior_drawn: int | None = None  # in all; what a class has enough of is not kept; None: by prior_images and steps
     rounds: int | None = None  # of the student's learning, before each of which images are made; None: by prior
     image_steps: int | None = None  # of the generators or of the refinement, in all; None: by prior
-    generated: bool | None = (
-        None  # images by a generator also beside a prior, instead of refined ones; None: see derived
-    )
+    generated: bool | None = None  # images by a generator beside a prior, too, instead of refined ones; None: by size
     batch_iterations: int | None = None  # image steps on one batch, whose z learn; above 1, "iterated" below, all first
     image_batch: int = 0  # images per step; 0: by their size, see BATCHES
     epoch: int = 60  # image steps between two refreshes of the references

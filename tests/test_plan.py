@@ -19,6 +19,7 @@ from edgekd.plan import (
     device_of,
     disk_mb,
     forecast,
+    learning_beside,
     matching,
     read_plan,
     settled,
@@ -87,8 +88,13 @@ def test_disk_by_hand(teacher: Teacher) -> None:
     samples = 5_512 * pixels + 2_000 * (pixels + logits * 3)
     graphs = 1_000 * (4 + 1) + 4 * 1_000 + 4 * of.parameters
     assert found["at the end"] == pytest.approx((samples + graphs) / 1e6)
-    banks, checkpoints = 2_562 * (64 + 8), 3 * 12 * (1_000 + 128 * 64)
+    w = config.generator_width
+    project, first, second, image = 101 * w * 2 * 2, 9 * w * w + w, (9 * w + 1) * w // 2, 9 * w // 2 + 1
+    generator = project + first + second + image + 2 * (w + w + w // 2)  # and its BatchNorms
+    banks, checkpoints = 2_562 * (64 + 8), 3 * 12 * (1_000 + generator)
     assert found["while it runs"] - found["at the end"] == pytest.approx((banks + checkpoints) / 1e6)
+    refined = configure("rdskd_plus", "fast", settings, teacher)
+    assert learning_beside(refined, teacher.images) == 128 * 64
 
 
 def test_forecast_plans_what_compress_would_do(teacher: Teacher) -> None:
