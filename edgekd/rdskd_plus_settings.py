@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from edgekd.compute import RATES
+from edgekd.compute import RATES, choose_device
 from edgekd.errors import UsageError
 from edgekd.observe import look
 from edgekd.prior import open_prior
@@ -88,10 +88,10 @@ SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0
 DISTANT = 2.0  # the rise of e of losses.batch_norm_distance, which is a generator's that makes a batch in several steps
 BESIDE = 64  # pixels a side up to which a generator makes images beside a prior: of larger ones it fails
 BATCHES = ((16, 128), (64, 256), (math.inf, 64))  # pixels a side at most, and the batches that are usual then
-IN_COLOUR = 128  # at most: twice the steps of half the images teach more (NOTES.md)
+IN_COLOUR = 128  # at most, but on a GPU, which they would not fill: twice the steps of half the images teach more
 SHOWN = 4  # times that the student sees a lesson, about; each of its own costs the teacher as much as itself
 SEEN, MOST_DRAWN = 10, 4  # images shown per image drawn; drawn per image kept, at most
-SHORT = 2_000  # student steps; beyond, feature maps hold back and of colour images Muon has not shown a gain (NOTES.md)
+SHORT = 8_000  # student steps; what more of them gain by feature maps, and of colour images by Muon, is not known (NOTES.md)
 
 
 def derived(config: Config, teacher: Teacher) -> Config:
@@ -135,7 +135,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
     momentum = 0.9 if iterations > 1 else 0.0
     share = 1.0 if prior == "none" and iterations > 1 else 0.5 if generated else 0.25
     usual = next(images for pixels, images in BATCHES if side <= pixels)
-    usual = min(usual, IN_COLOUR) if colour else usual
+    usual = min(usual, IN_COLOUR) if colour and choose_device().type == "cpu" else usual
     enough = 100_000 if colour and not generated else 40_000
     warp, mixed = (float(colour) if given is None else given for given in (config.warp, config.mixed))
     lessons = config.student_steps // SHOWN * bool(warp or mixed or prior == "none")  # else there is nothing to save

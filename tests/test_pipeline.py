@@ -239,7 +239,7 @@ def test_a_pruned_student_learns_gently(teacher: Teacher) -> None:
     def settled(**settings: Any) -> Any:
         return gentle(configure("rdskd_plus", "fast", settings, teacher), pruned, settings)
 
-    config = configure("rdskd_plus", "fast", {"batch": 256}, teacher)
+    config = configure("rdskd_plus", "good", {"batch": 256}, teacher)
     assert (config.optimizer, config.student_lr, config.features) == (None, None, None)
     found = gentle(config, pruned, {})
     assert (found.optimizer, found.student_lr, found.features) == ("sgd", pytest.approx(0.015), 10)

@@ -82,8 +82,9 @@ def in_colour(side: int = 20) -> Teacher:
     return Teacher(model.eval().requires_grad_(False), images, tuple("abcd"), "", "x")
 
 
-def test_colour_images_under_batch_norm_come_from_one_generator() -> None:
+def test_colour_images_under_batch_norm_come_from_one_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also beside a prior, unless its own images are to be refined, as large ones are."""
+    monkeypatch.setattr(rdskd_plus_settings, "choose_device", lambda: torch.device("cpu"))
     alone = configure("rdskd_plus", "fast", {"prior": "none"}, in_colour())
     assert (alone.rounds, alone.batch_iterations, alone.made_share, alone.image_steps) == (12, 5, 1.0, 1_000)
     beside = configure("rdskd_plus", "fast", {}, in_colour())
@@ -219,12 +220,20 @@ def test_of_many_drawn_images_no_class_keeps_more_than_its_share(teacher: Teache
     ("channels", "side", "usual"),
     [(1, 8, 128), (1, 16, 128), (1, 17, 256), (1, 64, 256), (1, 65, 64), (3, 17, 128), (3, 64, 128), (3, 65, 64)],
 )
-def test_batches_are_those_of_the_images_unless_set(channels: int, side: int, usual: int, teacher: Teacher) -> None:
+def test_batches_are_those_of_the_images_unless_set(
+    channels: int, side: int, usual: int, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rdskd_plus_settings, "choose_device", lambda: torch.device("cpu"))
     gray = dataclasses.replace(teacher, images=Images(1, side, side, (0.5,), (0.5,)))
     there = in_colour(side) if channels == 3 else gray
     config = configure("rdskd_plus", "fast", {"prior": "procedural"}, there)
     assert config.batch == config.image_batch == usual
     assert configure("rdskd_plus", "fast", {"prior": "procedural", "batch": 96}, there).batch == 96
+
+
+def test_a_gpu_gets_larger_batches_in_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rdskd_plus_settings, "choose_device", lambda: torch.device("cuda"))
+    assert configure("rdskd_plus", "fast", {}, in_colour()).batch == 256
 
 
 def test_images_of_a_generator_are_labelled_once_where_nothing_changes_them(
@@ -328,8 +337,8 @@ def test_flat_run_ends_early(teacher: Teacher, tmp_path: Path) -> None:
 def test_feature_maps_lead_trainings_that_are_short_as_planned(
     teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the fast budget planned down by --minutes the steps count that are left."""
-    whole = configure("rdskd_plus", "fast", {}, teacher)
+    """Of a budget planned down by --minutes the steps count that are left."""
+    whole = configure("rdskd_plus", "good", {}, teacher)
     assert whole.student_steps > rdskd_plus_settings.SHORT
     assert planned("rdskd_plus", whole, 1.0, {"student": 1.0}, {}).features is None  # not settled by what was before
     facts, seen = teacher.images, list[int]()
