@@ -91,7 +91,7 @@ BATCHES = ((16, 128), (64, 256), (math.inf, 64))  # pixels a side at most, and t
 IN_COLOUR = 128  # at most, but on a GPU, which they would not fill: twice the steps of half the images teach more
 SHOWN = 4  # times that the student sees a lesson, about; each of its own costs the teacher as much as itself
 SEEN, MOST_DRAWN = 10, 4  # images shown per image drawn; drawn per image kept, at most
-SHORT = 8_000  # student steps; what more of them gain by feature maps, and of colour images by Muon, is not known (NOTES.md)
+SHORT = 8_000  # student steps; whether feature maps, and Muon of colour images, lead longer ones is not known
 
 
 def derived(config: Config, teacher: Teacher) -> Config:
