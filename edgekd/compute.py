@@ -114,16 +114,13 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
     return value
 
 
-def student_optimizer(
-    student: nn.Module, name: str | None, lr: float | None, *, colour: bool, short: bool
-) -> torch.optim.Optimizer:
+def student_optimizer(student: nn.Module, name: str | None, lr: float | None) -> torch.optim.Optimizer:
     """The optimizer `name` of RATES at the rate `lr`, by default its own.
 
-    By default Adam, for students with BatchNorm Muon, in long trainings with colour images SGD: they learn more by it
-    from the same images (benchmarks/NOTES.md).
+    By default Adam, for students with BatchNorm Muon: they learn more by it from the same images (benchmarks/NOTES.md).
     """
     norms = any(isinstance(module, nn.BatchNorm2d) for module in student.modules())
-    name = name or ("adam" if not norms else "muon" if short or not colour else "sgd")
+    name = name or ("muon" if norms else "adam")
     lr = RATES[name] if lr is None else lr
     if name == "adam":
         return adam(student.parameters(), lr)

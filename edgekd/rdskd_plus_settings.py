@@ -45,7 +45,7 @@ class Config:
     student_steps: int = 4_000
     batch: int = 0  # images per student step; 0: likewise
     made_share: float | None = None  # of a student's batch from the made images; None: by prior and maker
-    optimizer: str | None = None  # adam, muon, sgd (momentum 0.9, weight decay 1e-4); None: by student and steps
+    optimizer: str | None = None  # adam, muon, sgd (momentum 0.9, weight decay 1e-4); None: by student
     student_lr: float | None = None  # at its highest; one cycle; None: 4e-3 for adam, else 0.1
     temperature: float = 0.0  # of the distillation loss; 0: 2 without a prior, if not iterated, else 4
     warp: float | None = None  # strength of turning, scaling, shifting; 0: none; None: 1 for colour
@@ -55,10 +55,6 @@ class Config:
     features: float | None = None  # on maps in common with the teacher; None: 1 in short trainings, 10 if pruned
     inherit: bool = True  # the teacher's weights where the student's shape allows it, at the start; else all are drawn
     fit: bool = True  # a pruned student's layers to the teacher's outputs, by least squares, before it learns
-
-    def short(self) -> bool:
-        """Whether the student's steps are so few that the teacher's feature maps and Muon lead."""
-        return self.student_steps <= SHORT
 
     def image_rounds(self) -> int:
         """In how many rounds images are made: in the first where one generator makes all of them, else in each."""
@@ -76,7 +72,7 @@ class Config:
 
     def feature_weight(self) -> float:
         """`features`, or what follows from the number of the student's steps."""
-        return float(self.short()) if self.features is None else self.features
+        return float(self.student_steps <= SHORT) if self.features is None else self.features
 
 
 BUDGETS: Mapping[str, Config] = {
@@ -91,7 +87,7 @@ BATCHES = ((16, 128), (64, 256), (math.inf, 64))  # pixels a side at most, and t
 IN_COLOUR = 128  # at most, but on a GPU, which they would not fill: twice the steps of half the images teach more
 SHOWN = 4  # times that the student sees a lesson, about; each of its own costs the teacher as much as itself
 SEEN, MOST_DRAWN = 10, 4  # images shown per image drawn; drawn per image kept, at most
-SHORT = 8_000  # student steps; whether feature maps, and Muon of colour images, lead longer ones is not known
+SHORT = 4_000  # student steps; in longer trainings feature maps hold back (NOTES.md)
 
 
 def derived(config: Config, teacher: Teacher) -> Config:

@@ -93,18 +93,16 @@ def test_parameters_without_a_gradient_stay() -> None:
     assert weight.eq(1).all()
 
 
-def test_students_with_batch_norm_learn_by_it_of_colour_images_in_short_trainings() -> None:
+def test_students_with_batch_norm_learn_by_it() -> None:
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
 
-    def kind(model: nn.Module, name: str | None = None, *, colour: bool = True, short: bool = True) -> type:
-        return type(compute.student_optimizer(model, name, None, colour=colour, short=short))
+    def kind(model: nn.Module, name: str | None = None) -> type:
+        return type(compute.student_optimizer(model, name, None))
 
-    assert kind(network()) is Muon and kind(network(), short=False) is torch.optim.SGD
-    assert kind(network(), colour=False) is kind(network(), colour=False, short=False) is Muon
-    assert kind(plain) is kind(plain, short=False) is kind(plain, colour=False) is torch.optim.Adam
-    assert kind(network(), "sgd") is torch.optim.SGD and kind(plain, "muon", short=False) is Muon
-    assert compute.student_optimizer(plain, "muon", None, colour=True, short=True).param_groups[0]["lr"] == 0.1
+    assert kind(network()) is Muon and kind(plain) is torch.optim.Adam
+    assert kind(network(), "sgd") is torch.optim.SGD and kind(plain, "muon") is Muon
+    assert compute.student_optimizer(plain, "muon", None).param_groups[0]["lr"] == 0.1
 
 
-def test_settings_tell_short_trainings() -> None:
-    assert Config(student_steps=SHORT).short() and not Config(student_steps=SHORT + 1).short()
+def test_feature_maps_are_for_short_trainings() -> None:
+    assert (Config(student_steps=SHORT).feature_weight(), Config(student_steps=SHORT + 1).feature_weight()) == (1, 0)

@@ -65,9 +65,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     groups: list[dict[str, Any]] = [{"params": maker.parameters()}, {"params": [z], "lr": config.latent_lr}]
     maker_lr = config.generator_lr or 0.0 if config.generated else config.image_lr
     optim_m = adam(groups[: 1 + lasting], maker_lr, (0.5, 0.999))
-    optim_s = student_optimizer(
-        student, config.optimizer, config.student_lr, colour=facts.channels > 1, short=config.short()
-    )
+    optim_s = student_optimizer(student, config.optimizer, config.student_lr)
     student_lr = optim_s.param_groups[0]["lr"]
     checkpoint = Checkpoint(
         run.folder / "distillation.ckpt",
