@@ -92,7 +92,7 @@ def test_steps_are_timed_as_the_plan_has_them(
     minutes: float, maps: list[float], teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The teacher's feature maps lead in short trainings alone: a plan that becomes one is timed with them."""
-    config, timed = configure("rdskd_plus", "fast", {"prior": "procedural"}, teacher), []
+    config, timed = configure("rdskd_plus", "good", {"prior": "procedural"}, teacher), []
     spec = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes)
 
     def speed(method: str, config: Config, *rest: object, within_s: float) -> dict[str, float]:

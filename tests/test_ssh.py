@@ -260,7 +260,7 @@ def test_fleet_goes_on_beside_a_board_that_fails(server: Server, bundle: Bundle,
     assert len({o.path for o in found}) == 5 and list(there.iterdir()) == []
     first = [line.split("  ")[0] for line in lines]
     started = [first.index(name) for name in ("board1", "board2", "board3", "board4")]
-    assert started[3] > first.index("board3") > max(started[:2]) and "stranger" not in first  # two at a time
+    assert min(started[2:]) > max(started[:2]) and "stranger" not in first  # two at a time
     with pytest.raises(UsageError, match="twice"):
         run_fleet(bundle, [boards[0], boards[0]])
 
