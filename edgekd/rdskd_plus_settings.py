@@ -82,7 +82,7 @@ BUDGETS: Mapping[str, Config] = {
 }
 SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
 DISTANT = 2.0  # the rise of e of losses.batch_norm_distance, which is a generator's that makes a batch in several steps
-BESIDE = 64  # pixels a side up to which a generator makes images beside a prior: of larger ones it fails
+BESIDE = 64  # pixels a side up to which a generator makes images beside a prior; beyond 32 not measured
 BATCHES = ((16, 128), (64, 256), (math.inf, 64))  # pixels a side at most, and the batches that are usual then
 IN_COLOUR = 128  # at most, but on a GPU, which they would not fill: twice the steps of half the images teach more
 SHOWN = 4  # times that the student sees a lesson, about; each of its own costs the teacher as much as itself
@@ -103,9 +103,9 @@ def derived(config: Config, teacher: Teacher) -> Config:
     prior = config.prior or ("none" if tiny else by_images)
     open_prior(prior, facts)  # says now what is missing
     colour = facts.channels > 1  # gray ones gain nothing by a warp, and the teacher's logits stay true without
-    within = statistics and colour and 16 < side <= BESIDE
-    generated = prior == "none" or (within if config.generated is None else config.generated)
-    iterations = config.batch_iterations or (5 if generated and statistics and colour and not tiny else 1)
+    by_batch = statistics and colour and not tiny
+    generated = prior == "none" or (by_batch and side <= BESIDE if config.generated is None else config.generated)
+    iterations = config.batch_iterations or (5 if generated and by_batch else 1)
     own = 2 if statistics and not tiny and iterations == 1 else 4
     of = own if generated else 8 * statistics  # student steps per image step
     steps = (config.student_steps // of if of else 0) if config.image_steps is None else config.image_steps
@@ -117,7 +117,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
             why=f"a generator with {iterations} steps on each batch makes all images before the student begins",
             fix="--set adversarial=0, or --set batch_iterations=1",
         )
-    makers = 1 if iterations > 1 else rounds
+    makers = replace(config, rounds=rounds, batch_iterations=iterations).image_rounds()
     if prior == "none" and steps < makers:
         raise UsageError(
             f"{steps} image steps in {makers} rounds make no images",
