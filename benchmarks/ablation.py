@@ -5,8 +5,10 @@
 
 Feature maps are on by themselves only in short trainings: `-- --set=features=1` puts them into the whole.
 
-"fit" (of pruned students), "inheritance" (of first weights, from the teacher) and "refinement" (beside a prior) are
-taken away only where --only names them.
+Some are taken away only where --only names them, as they are not in every training: "fit" (of pruned students),
+"inheritance" (of first weights, from the teacher), "refinement" (images made beside a prior, whether by a generator or
+refined), and of colour images "generator" (refined ones instead of its), "iterations" (several steps on each batch),
+"history" (the statistics of earlier batches), "shift" (images moved while they are made) and "muon" (SGD instead).
 
 One JSON line per run; the same command goes on where it was stopped. Ends with mean, spread and change per ingredient.
 """
@@ -39,8 +41,13 @@ WITHOUT: dict[str, tuple[str, ...]] = {  # ingredient -> the options that take i
     "fit": ("--set=fit=false",),
     "inheritance": ("--set=inherit=false",),
     "refinement": ("--set=image_steps=0",),
+    "generator": ("--set=generated=false",),
+    "iterations": ("--set=batch_iterations=1",),
+    "history": ("--set=batch_norm_momentum=0",),
+    "shift": ("--set=shift=0",),
+    "muon": ("--set=optimizer=sgd",),
 }
-BY_NAME = ("fit", "inheritance", "refinement")  # of pruned students, and of a prior: only where --only names them
+BY_NAME = ("fit", "inheritance", "refinement", "generator", "iterations", "history", "shift", "muon")
 
 
 def rows(out: Path, pair: str, options: tuple[str, ...]) -> list[list[str]]:

@@ -14,7 +14,11 @@ import numpy as np
 import pytest
 
 import edgekd
-from edgekd.methods import METHODS
+from edgekd import Images
+from edgekd.arguments import settings
+from edgekd.methods import METHODS, configure
+from edgekd.student import build_student, named
+from edgekd.types import Teacher
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -230,6 +234,29 @@ def test_grids_name_settings_that_exist_and_are_on() -> None:
         assert list(chosen_of(found, ["batch x2", "as set", "one_hot x9"])) == ["as set", "batch x2"]
         with pytest.raises(SystemExit, match="as set, "):
             chosen_of(found, ["one_hot x9"])
+
+
+def test_what_an_ablation_takes_away_is_in_the_whole() -> None:
+    """An option that changed no setting would count the whole as if something were missing."""
+    from ablation import BY_NAME, WITHOUT
+
+    lenet, resnet = teacher_of("lenet:6", channels=1), teacher_of("resnet8", channels=3)
+    nowhere = {"nothing", "early end", "inheritance", "fit"}  # of every training, or by the student
+    gray = {"increments", "balance", "diversity", "adversarial", "replay", "rounds", "tones"}
+    colour = {*WITHOUT} - nowhere - {"adversarial", "tones"}
+    for teacher, prior, parts in ((lenet, "none", gray), (resnet, "photo", colour)):
+        whole = configure("rdskd_plus", "fast", {"prior": prior}, teacher)
+        for name in parts:
+            taken = settings([option.removeprefix("--set=") for option in WITHOUT[name]])
+            assert configure("rdskd_plus", "fast", {"prior": prior, **taken}, teacher) != whole, name
+    assert {*BY_NAME} <= {*WITHOUT} and not {*BY_NAME} & gray
+
+
+def teacher_of(name: str, *, channels: int) -> Teacher:
+    images = Images(channels, 32, 32, (0.5,) * channels, (0.25,) * channels)
+    spec = named(name, images, tuple("0123456789"))
+    assert spec
+    return Teacher(build_student(spec).eval(), images, spec.classes, "", "x")
 
 
 THEIR_LENET = """
