@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,50 @@ RESERVE_S = 24.0  # for what is before and behind the training: reading, sizing,
 SHARES = 0.005, 20.0  # of the longest budget: what can be planned
 PROBE_S, PROBE_SHARE = 5.0, 0.02  # of a probe before a training of so many minutes, at least, and of their time
 PRIOR_SHARE = 0.2  # of the user's minutes at most for drawing and labelling a prior
+LONG_S, WAITED_FOR_S = 300.0, 3_600.0  # of a budget: from when on a user is told how long it takes, and warned
+
+
+def timed(
+    minutes: float,
+    method: str,
+    config: Any,
+    teacher: Teacher,
+    spec: StudentSpec,
+    seed: int,
+    keep: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> Any:
+    """The same settings with as many steps as fit the minutes, and a line about them. keep: see planned."""
+    say("timing a few steps")
+    chosen, speed = within(minutes, method, config, teacher, spec, seed, keep)
+    say(_plan(chosen, speed))
+    return chosen
+
+
+def foretell(
+    method: str,
+    config: Any,
+    teacher: Teacher,
+    spec: StudentSpec,
+    seed: int,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> None:
+    """Says how long the settings of a budget take here, where that may be long: at 224 pixels it may be a day."""
+    if rough_seconds(teacher, config) < LONG_S:
+        return
+    say("timing a few steps")
+    speed = seconds_per_step(method, config, teacher, spec, seed, within_s=PROBE_S)
+    say(_plan(config, speed))
+    if (seconds := sum(expected_seconds(config, speed))) > WAITED_FOR_S:
+        warn(f"this takes about {seconds / 3600:.1f} hours here: --minutes 30 plans what fits half an hour")
+
+
+def _plan(config: Any, speed: Mapping[str, float]) -> str:
+    """A training in a line: its steps, how long they take here, and how long one of each."""
+    steps = ", ".join(f"{n} {v:,}" for n, v in vars(config).items() if n.endswith("_steps"))
+    per_step = ", ".join(f"{phase} {1e3 * s:.3g} ms" for phase, s in speed.items())
+    return f"plan: {steps}; {sum(expected_seconds(config, speed)) / 60:.1f} minutes here ({per_step} a step)"
 
 
 def seconds_per_step(
@@ -110,24 +154,34 @@ def _batches(config: Any) -> dict[str, int]:
 
 
 def share_within(teacher: Teacher, config: Any, within_s: float, steps: int = FEW) -> float:
-    """The share of each batch with which a probe keeps its time: one pass of the teacher is timed and multiplied.
+    """The share of each batch with which a probe keeps its time, LEAST images of each at the least."""
+    batches = _batches(config).values()
+    in_time = within_s / (PASSES * sum(batches) * steps * _seconds_per_image(teacher, max(batches)))
+    return min(1.0, max(in_time, LEAST / min(batches)))
 
-    It leaves LEAST images in each batch.
-    """
+
+def rough_seconds(teacher: Teacher, config: Any) -> float:
+    """About how long all steps take here at most, by the time of one pass of the teacher."""
+    each = {name: getattr(config, "iterations", 1) if name == "synthesis_steps" else 1 for name in PHASES}
+    steps = sum(times * (getattr(config, name, 0) or 0) for name, times in each.items())
+    largest = max(_batches(config).values())
+    return PASSES * largest * float(steps) * _seconds_per_image(teacher, largest)
+
+
+def _seconds_per_image(teacher: Teacher, most: int) -> float:
+    """Of a pass of the teacher, timed with up to `most` images at once."""
     facts, device = teacher.images, choose_device()
-    model = to_device(teacher.model, device)
-    batches, shape = _batches(config).values(), (facts.channels, facts.height, facts.width)
+    model, shape = to_device(teacher.model, device), (facts.channels, facts.height, facts.width)
     images, seconds = 0, 0.0
     with torch.no_grad():
         model(torch.randn(2, *shape, device=device))  # the first prepares
-        while seconds < ENOUGH_S and images < max(batches):  # a few images cost more each than those of a batch
-            images = min(2 * images or LEAST, max(batches))
+        while seconds < ENOUGH_S and images < most:  # a few images cost more each than those of a batch
+            images = min(2 * images or LEAST, most)
             x = torch.randn(images, *shape, device=device)
             start = time.perf_counter()
             model(x).sum().item()
             seconds = time.perf_counter() - start
-    in_time = within_s / (PASSES * sum(batches) * steps * seconds / images)
-    return min(1.0, max(in_time, LEAST / min(batches)))
+    return seconds / images
 
 
 def probe_seconds(minutes: float) -> float:

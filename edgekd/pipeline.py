@@ -23,7 +23,7 @@ from edgekd.footprint import held_to
 from edgekd.lock import locked
 from edgekd.methods import configure, gentle, prior_of
 from edgekd.observe import look
-from edgekd.pace import expected_seconds, within
+from edgekd.pace import foretell, timed
 from edgekd.ranks import first, meet, one_after_the_first, others_there, ranks
 from edgekd.report.result import refresh_fleet, refresh_page, write_result
 from edgekd.shortlist import measured_first
@@ -116,9 +116,11 @@ def compress(
     config = gentle(config, sizing.spec, settings or {})
     if minutes is not None:
         budget = f"{minutes:g} minutes"
-        config = _stored(folder, method, budget, config) or _timed(
-            method, config, teacher, sizing, minutes, settings or {}, seed, say
+        config = _stored(folder, method, budget, config) or timed(
+            minutes, method, config, teacher, sizing.spec, seed, settings or {}, say
         )
+    elif ranks() == 1 and not before.is_file():
+        foretell(method, config, teacher, sizing.spec, seed, say, warn)
     for doubt in doubts(teacher, config):
         warn(doubt)
     recipe = Recipe(method, budget, config, seed)
@@ -185,24 +187,6 @@ def _stored(folder: Path, method: str, budget: str, config: Any) -> Any:
         if (before.get("method"), before.get("budget")) == (method, budget):
             return from_dict(type(config), before.get("config"), where=str(path))
     return None
-
-
-def _timed(
-    method: str,
-    config: Any,
-    teacher: Teacher,
-    sizing: Sizing,
-    minutes: float,
-    settings: Mapping[str, Any],
-    seed: int,
-    say: Callable[[str], None],
-) -> Any:
-    say("timing a few steps")
-    chosen, speed = within(minutes, method, config, teacher, sizing.spec, seed, settings)
-    steps = ", ".join(f"{n} {v:,}" for n, v in vars(chosen).items() if n.endswith("_steps"))
-    per_step = ", ".join(f"{phase} {1e3 * s:.3g} ms" for phase, s in speed.items())
-    say(f"plan: {steps}; {sum(expected_seconds(chosen, speed)) / 60:.1f} minutes here ({per_step} a step)")
-    return chosen
 
 
 def bench(

@@ -145,6 +145,31 @@ def test_share_of_a_batch_falls_with_the_time_there_is(teacher: Teacher) -> None
     assert pace.share_within(teacher, config, 1e-6) == pace.LEAST / config.batch
 
 
+def test_rough_seconds_are_those_of_all_iterations(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "_seconds_per_image", lambda *_: 0.001)
+    config = Config(batch=10, image_batch=20, student_steps=100, image_steps=50, lesson_steps=25)
+    assert pace.rough_seconds(teacher, config) == pytest.approx(6 * 20 * 175 * 0.001)
+    zskd = configure("zskd", "fast", {}, teacher)
+    steps = zskd.synthesis_steps * zskd.iterations + zskd.student_steps
+    assert pace.rough_seconds(teacher, zskd) == pytest.approx(6 * 128 * steps * 0.001)
+
+
+def test_how_long_a_budget_takes_is_said_where_it_may_be_long(
+    teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, said, warned = configure("rdskd_plus", "fast", {}, teacher), list[str](), list[str]()
+    spec = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes)
+    monkeypatch.setattr(pace, "rough_seconds", lambda *_: 299.0)
+    pace.foretell("rdskd_plus", config, teacher, spec, 0, said.append, warned.append)
+    assert said == []
+    monkeypatch.setattr(pace, "rough_seconds", lambda *_: 301.0)
+    for seconds, warnings in ((3_599.0, []), (3_603.0, ["this takes about 1.0 hours here"])):
+        monkeypatch.setattr(pace, "expected_seconds", lambda *_, of=seconds: (1.0, of))
+        pace.foretell("rdskd_plus", config, teacher, spec, 0, said.append, warned.append)
+        assert said[-2] == "timing a few steps" and [line.split(":")[0] for line in warned] == warnings
+        assert said[-1].startswith("plan: image_steps 1,000, lesson_steps 1,000, student_steps 4,000; 60.")
+
+
 @pytest.mark.parametrize(("enough", "passes"), [(1e9, [2, 8, 16, 32, 48]), (1e-9, [2, 8])])
 def test_a_quick_teacher_is_timed_by_a_whole_batch(
     teacher: Teacher, monkeypatch: pytest.MonkeyPatch, enough: float, passes: list[int]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekd import compress, load_profile, load_teacher, pipeline, stages
+from edgekd import compress, load_profile, load_teacher, pace, pipeline, stages
 from edgekd.agreement import SETS
 from edgekd.bundle import read_bundle
 from edgekd.errors import EnvironmentLacking, IntegrityError, Interrupted, MeasurementError, UsageError
@@ -179,6 +179,20 @@ def test_full_disk_leaves_no_half_file(teacher: Teacher, tmp_path: Path, monkeyp
     left = {p.name for p in (tmp_path / "run").iterdir()}
     assert left <= {"settings.json", "plan.json", "log.jsonl", "distillation.ckpt"}
     assert compress(teacher, load_profile("jetson-nano-4gb"), tmp_path / "run", **QUICK).bundle.folder.is_dir()
+
+
+def test_a_long_budget_is_timed_once_and_its_student_is_the_same(
+    finished: Result, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "LONG_S", 0.0)
+    first, again = list[str](), list[str]()
+    for said in (first, again):
+        compress(teacher, load_profile("cpu"), tmp_path / "run", **QUICK, say=said.append)
+    plans = [line for line in first if line.startswith("plan: generator_steps 20, student_steps 60; ")]
+    assert len(plans) == 1 and first.index("timing a few steps") < first.index(plans[0])
+    assert not any(line.startswith("plan: ") for line in again)
+    graphs = (folder / "student.fp32.onnx" for folder in (finished.folder, tmp_path / "run"))
+    assert len({sha256(graph) for graph in graphs}) == 1
 
 
 def test_changed_file_is_found_by_host_and_runner(finished: Result, tmp_path: Path) -> None:
