@@ -94,11 +94,12 @@ def derived(config: Config, teacher: Teacher) -> Config:
     """The same settings with the prior chosen and what follows from it, without what the teacher does not have.
 
     The prior, unless named: none up to 16 pixels, where strokes are no digits; strokes for gray images; collages of
-    photographs for colour. Where there is BatchNorm one generator makes colour images above 16 pixels, in 5 steps per
-    batch, beside a prior up to 64 pixels; other priors' pixels are refined. All else without a prior is from many.
+    photographs for colour, of noise for other channels than red, green and blue. Where there is BatchNorm one generator
+    makes colour images above 16 pixels, in 5 steps per batch, beside a prior up to 64 pixels; other priors' pixels are
+    refined. All else without a prior is from many.
     """
     facts, statistics = teacher.images, bool(look(teacher).batch_norms)
-    by_images = "procedural" if facts.channels == 1 else "photo"
+    by_images = "photo" if facts.channels == 3 else "procedural"
     tiny = (side := max(facts.height, facts.width)) <= 16
     prior = config.prior or ("none" if tiny else by_images)
     open_prior(prior, facts)  # says now what is missing

@@ -53,7 +53,7 @@ def test_prior_follows_from_the_images(teacher: Teacher) -> None:
     assert (tiny.batch_norm, tiny.temperature) == (3, 2) and (drawn.batch_norm, drawn.temperature) == (1, 4)
     assert configure("rdskd_plus", "fast", {"batch_norm": 0.5}, teacher).batch_norm == 0.5
     assert configure("rdskd_plus", "fast", {"tones": True}, teacher).tones
-    for channels, prior in ((1, "procedural"), (3, "photo")):
+    for channels, prior in ((1, "procedural"), (4, "procedural"), (3, "photo")):
         images = Images(channels, 32, 32, (0.5,) * channels, (0.5,) * channels)
         other = dataclasses.replace(teacher, model=LeNet(images, 10).eval(), images=images)
         config = configure("rdskd_plus", "fast", {}, other)
@@ -67,8 +67,8 @@ def test_prior_follows_from_the_images(teacher: Teacher) -> None:
             16,
             True,
         )
-        assert (config.warp, config.mixed) == ((1.0, 1.0) if channels == 3 else (0.0, 0.0))
-        assert config.lesson_steps == (1_000 if channels == 3 else 0)  # what is not changed keeps its logits anyway
+        assert (config.warp, config.mixed) == ((1.0, 1.0) if channels > 1 else (0.0, 0.0))
+        assert config.lesson_steps == (1_000 if channels > 1 else 0)  # what is not changed keeps its logits anyway
     assert configure("rdskd_plus", "fast", {"lesson_steps": 0}, other).lesson_steps == 0
 
 
