@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +192,13 @@ def probe_seconds(minutes: float) -> float:
 def expected_seconds(config: Any, speed: Mapping[str, float]) -> tuple[float, float]:
     """(seconds that do not depend on the steps, seconds of all steps) of a training with these settings."""
     fixed = RESERVE_S + (config.drawings() if hasattr(config, "drawings") else 0) * speed.get("prior", 0.0)
+    return fixed, _seconds(config, speed, PHASES)
+
+
+def _seconds(config: Any, speed: Mapping[str, float], fields: Iterable[str]) -> float:
+    """Of the steps in these fields."""
     joint = speed.get("joint", 0.0)  # methods with one loop log all of it as this
-    steps = {name: value for name, value in vars(config).items() if name in PHASES}
-    return fixed, sum((value or 0) * speed.get(PHASES[name], joint) for name, value in steps.items())
+    return sum((getattr(config, name, 0) or 0) * speed.get(PHASES[name], joint) for name in fields)
 
 
 def within(
@@ -224,15 +228,19 @@ def planned(method: str, config: Any, minutes: float, speed: Mapping[str, float]
     affordable = int(most_s / per_image) if per_image else None
     if affordable is not None and "prior_images" not in keep:
         config = dataclasses.replace(config, prior_images=max(1, min(config.prior_images or 0, affordable)))
-    chosen = config
-    for _ in range(FEW if per_image else 1):  # the more steps, the more is drawn before them
+    enough: Mapping[str, int] = config.enough() if hasattr(config, "enough") else {}
+    config = config.unbounded() if enough and "image_steps" not in keep else config
+    chosen, growing = config, PHASES.keys() - keep.keys()
+    for _ in range(FEW):  # the more steps, the more is drawn before them, and the more fields have enough
         if per_image and "prior_drawn" not in keep:
             drawn = dataclasses.replace(chosen, prior_drawn=None).drawings()
             chosen = dataclasses.replace(chosen, prior_drawn=max(chosen.prior_images or 0, min(drawn, affordable or 0)))
-        fixed, _ = expected_seconds(chosen, speed)
-        _, variable = expected_seconds(config, speed)
-        share = min(max((60 * minutes - fixed) / max(variable, 1e-9), SHARES[0]), SHARES[1])
-        chosen = dataclasses.replace(chosen, **{n: v for n, v in scaled(config, share).items() if n not in keep})
+        fixed = expected_seconds(chosen, speed)[0] + _seconds(chosen, speed, PHASES.keys() - growing)
+        share = (60 * minutes - fixed) / max(_seconds(config, speed, growing), 1e-9)
+        steps = scaled(config, min(max(share, SHARES[0]), SHARES[1]))
+        steps = {n: min(v, enough[n]) if n in enough else v for n, v in steps.items() if n not in keep}
+        chosen = dataclasses.replace(chosen, **steps)
+        growing = {name for name in growing if getattr(chosen, name, 0) != enough.get(name)}
     rounds = getattr(chosen, "rounds", None)
     if rounds and getattr(chosen, "image_steps", 0):  # every round has at least ten image steps
         return dataclasses.replace(chosen, rounds=max(1, min(rounds, chosen.image_steps // 10)))

@@ -70,6 +70,15 @@ class Config:
         kept = self.prior_images or 0
         return max(kept, min(MOST_DRAWN * kept, self.student_steps * self.batch // SEEN))
 
+    def enough(self) -> dict[str, int]:
+        """Fields, each with the number of steps beyond which further ones teach the student no more."""
+        beside = self.prior not in (None, "none") and (self.batch_iterations or 1) > 1
+        return {"image_steps": ENOUGH} if beside else {}
+
+    def unbounded(self) -> Config:
+        """The same with those fields in the proportion to the student's steps that short trainings have."""
+        return replace(self, image_steps=self.student_steps // EACH) if self.enough() else self
+
     def feature_weight(self) -> float:
         """`features`, or what follows from the number of the student's steps."""
         return float(self.student_steps <= SHORT) if self.features is None else self.features
@@ -87,6 +96,8 @@ BATCHES = ((16, 128), (64, 256), (math.inf, 64))  # pixels a side at most, and t
 IN_COLOUR = 128  # at most, but on a GPU, which they would not fill: twice the steps of half the images teach more
 SHOWN = 4  # times that the student sees a lesson, about; each of its own costs the teacher as much as itself
 SEEN, MOST_DRAWN = 10, 4  # images shown per image drawn; drawn per image kept, at most
+EACH = 4  # student steps per image step of most generators
+ENOUGH = 1_200  # image steps of a generator beside a prior that makes all images first: more of them teach no more
 SHORT = 4_000  # student steps; in longer trainings feature maps hold back (NOTES.md)
 
 
@@ -107,9 +118,11 @@ def derived(config: Config, teacher: Teacher) -> Config:
     by_batch = statistics and colour and not tiny
     generated = prior == "none" or (by_batch and side <= BESIDE if config.generated is None else config.generated)
     iterations = config.batch_iterations or (5 if generated and by_batch else 1)
-    own = 2 if statistics and not tiny and iterations == 1 else 4
+    own = 2 if statistics and not tiny and iterations == 1 else EACH
     of = own if generated else 8 * statistics  # student steps per image step
-    steps = (config.student_steps // of if of else 0) if config.image_steps is None else config.image_steps
+    makes = replace(config, prior=prior, batch_iterations=iterations)
+    usual = min(config.student_steps // of if of else 0, makes.enough().get("image_steps", config.student_steps))
+    steps = usual if config.image_steps is None else config.image_steps
     rounds = config.rounds or (4 if prior == "none" and statistics and iterations == 1 else 12)
     if config.adversarial and iterations > 1:
         raise UsageError(
@@ -118,7 +131,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
             why=f"a generator with {iterations} steps on each batch makes all images before the student begins",
             fix="--set adversarial=0, or --set batch_iterations=1",
         )
-    makers = replace(config, rounds=rounds, batch_iterations=iterations).image_rounds()
+    makers = replace(makes, rounds=rounds).image_rounds()
     if prior == "none" and steps < makers:
         raise UsageError(
             f"{steps} image steps in {makers} rounds make no images",
@@ -131,8 +144,9 @@ def derived(config: Config, teacher: Teacher) -> Config:
     by_maker = 20.0 if iterations > 1 else 3.0 if generated else 1.0
     momentum = 0.9 if iterations > 1 else 0.0
     share = 1.0 if prior == "none" and iterations > 1 else 0.5 if generated else 0.25
-    usual = next(images for pixels, images in BATCHES if side <= pixels)
-    usual = min(usual, IN_COLOUR) if colour and choose_device().type == "cpu" else usual
+    images_at_once = next(images for pixels, images in BATCHES if side <= pixels)
+    if colour and choose_device().type == "cpu":
+        images_at_once = min(images_at_once, IN_COLOUR)
     enough = 100_000 if colour and not generated else 40_000
     warp, mixed = (float(colour) if given is None else given for given in (config.warp, config.mixed))
     lessons = config.student_steps // SHOWN * bool(warp or mixed or prior == "none")  # else there is nothing to save
@@ -140,12 +154,12 @@ def derived(config: Config, teacher: Teacher) -> Config:
         config,
         prior=prior,
         prior_images=min(config.prior_images or enough, LARGEST_MB * 10**6 // numbers(facts)),
-        batch=config.batch or usual,
+        batch=config.batch or images_at_once,
     )
     return replace(
         with_images,
         prior_drawn=with_images.drawings(),
-        image_batch=config.image_batch or usual,
+        image_batch=config.image_batch or images_at_once,
         latent=config.latent or (256 if iterations > 1 else 100),
         adversarial=float(iterations == 1) if config.adversarial is None else config.adversarial,
         generated=generated,

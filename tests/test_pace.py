@@ -12,6 +12,7 @@ from edgekd import methods, pace
 from edgekd.methods import METHODS, configure
 from edgekd.methods.rdskd_plus import Config
 from edgekd.pace import RESERVE_S, expected_seconds, planned, seconds_per_step
+from edgekd.rdskd_plus_settings import ENOUGH
 from edgekd.types import Log, Run, Sampler, StudentSpec, Teacher
 
 SPEED = {"prior": 0.001, "images": 0.1, "student": 0.02}
@@ -28,9 +29,26 @@ def test_steps_fill_the_minutes_and_kept_ones_stay() -> None:
     assert sum(expected_seconds(chosen, SPEED)) == pytest.approx(180, abs=0.2)
     assert chosen.student_steps == pytest.approx(10 * chosen.image_steps, abs=6)
     kept = planned("rdskd_plus", config, 3, SPEED, {"image_steps": 100})
-    assert kept.image_steps == 100 and kept.student_steps == chosen.student_steps
+    assert kept.image_steps == 100 and sum(expected_seconds(kept, SPEED)) == pytest.approx(180, abs=0.2)
+    whole = planned("rdskd_plus", config, 3, SPEED, {"image_steps": 100, "student_steps": 1_000})
+    assert (whole.image_steps, whole.student_steps) == (100, 1_000)
     least = planned("rdskd_plus", config, 0.01, SPEED, {})
     assert least.student_steps == 5 and least.rounds == 1
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0, 2.0, 8.0])
+def test_minutes_for_which_there_are_images_enough_go_to_the_student(share: float) -> None:
+    """As many steps of the generator as in a short training, up to ENOUGH of them; the rest of the time is filled."""
+    config = Config("photo", 1_000, rounds=12, batch_iterations=5, image_steps=ENOUGH, student_steps=4 * ENOUGH)
+    minutes = (RESERVE_S + 1 + share * (4 * ENOUGH * 0.02 + ENOUGH * 0.1)) / 60
+    chosen = planned("rdskd_plus", config, minutes, SPEED, {})
+    assert chosen.image_steps == pytest.approx(min(share, 1.0) * ENOUGH, rel=0.01)
+    assert sum(expected_seconds(chosen, SPEED)) == pytest.approx(60 * minutes, rel=0.01)
+    if share <= 1:
+        assert chosen.student_steps == pytest.approx(4 * chosen.image_steps, rel=0.01)
+    asked = dataclasses.replace(config, image_steps=2 * ENOUGH)
+    more = planned("rdskd_plus", asked, minutes, SPEED, {"image_steps": 2 * ENOUGH})
+    assert more.image_steps == 2 * ENOUGH and more.student_steps < chosen.student_steps
 
 
 def test_a_slow_prior_gets_fewer_images() -> None:

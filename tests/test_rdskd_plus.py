@@ -24,6 +24,7 @@ from edgekd.methods.rdskd_plus import Config
 from edgekd.networks import LeNet, ResNet
 from edgekd.pace import planned
 from edgekd.pruning import pruned
+from edgekd.rdskd_plus_settings import ENOUGH
 from edgekd.student import build_student
 from edgekd.types import Run, StudentSpec, Teacher
 
@@ -89,6 +90,12 @@ def test_colour_images_under_batch_norm_come_from_one_generator(monkeypatch: pyt
     assert (alone.rounds, alone.batch_iterations, alone.made_share, alone.image_steps) == (12, 5, 1.0, 1_000)
     beside = configure("rdskd_plus", "fast", {}, in_colour())
     assert (beside.prior, beside.batch_iterations, beside.made_share, beside.image_steps) == ("photo", 5, 0.5, 1_000)
+    longest = (
+        configure("rdskd_plus", "best", {}, in_colour()),
+        configure("rdskd_plus", "best", {"prior": "none"}, in_colour()),
+    )
+    assert [config.image_steps for config in longest] == [ENOUGH, 16_000]
+    assert configure("rdskd_plus", "best", {"image_steps": 5_000}, in_colour()).image_steps == 5_000
     for config in (alone, beside):
         assert (config.generated, config.batch_norm, config.batch_norm_momentum) == (True, 20, 0.9)
         assert (config.generator_lr, config.latent, config.shift, config.adversarial) == (3e-3, 256, 4, 0)
