@@ -228,8 +228,9 @@ def planned(method: str, config: Any, minutes: float, speed: Mapping[str, float]
     affordable = int(most_s / per_image) if per_image else None
     if affordable is not None and "prior_images" not in keep:
         config = dataclasses.replace(config, prior_images=max(1, min(config.prior_images or 0, affordable)))
-    enough: Mapping[str, int] = config.enough() if hasattr(config, "enough") else {}
-    config = config.unbounded() if enough and "image_steps" not in keep else config
+    bounds: Mapping[str, int] = config.enough() if hasattr(config, "enough") else {}
+    enough = {name: most for name, most in bounds.items() if name not in keep}
+    config = config.unbounded() if enough else config
     chosen, growing = config, PHASES.keys() - keep.keys()
     for _ in range(FEW):  # the more steps, the more is drawn before them, and the more fields have enough
         if per_image and "prior_drawn" not in keep:

@@ -120,7 +120,8 @@ def compress(
             minutes, method, config, teacher, sizing.spec, seed, settings or {}, say
         )
     elif ranks() == 1 and not before.is_file():
-        foretell(method, config, teacher, sizing.spec, seed, say, warn)
+        with held_to(max_ram_mb):
+            foretell(method, config, teacher, sizing.spec, seed, say, warn)
     for doubt in doubts(teacher, config):
         warn(doubt)
     recipe = Recipe(method, budget, config, seed)

@@ -71,7 +71,7 @@ class Config:
         return max(kept, min(MOST_DRAWN * kept, self.student_steps * self.batch // SEEN))
 
     def enough(self) -> dict[str, int]:
-        """Fields, each with the number of steps beyond which further ones teach the student no more."""
+        """Fields, each with the number of steps beyond which further ones taught the student no more (NOTES.md)."""
         beside = self.prior not in (None, "none") and (self.batch_iterations or 1) > 1
         return {"image_steps": ENOUGH} if beside else {}
 
@@ -97,7 +97,7 @@ IN_COLOUR = 128  # at most, but on a GPU, which they would not fill: twice the s
 SHOWN = 4  # times that the student sees a lesson, about; each of its own costs the teacher as much as itself
 SEEN, MOST_DRAWN = 10, 4  # images shown per image drawn; drawn per image kept, at most
 EACH = 4  # student steps per image step of most generators
-ENOUGH = 1_200  # image steps of a generator beside a prior that makes all images first: more of them teach no more
+ENOUGH = 1_200  # image steps of a generator beside a prior that makes all images first; more taught no more (one seed)
 SHORT = 4_000  # student steps; in longer trainings feature maps hold back (NOTES.md)
 
 
