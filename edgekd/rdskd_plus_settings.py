@@ -97,7 +97,7 @@ IN_COLOUR = 128  # at most, but on a GPU, which they would not fill: twice the s
 SHOWN = 4  # times that the student sees a lesson, about; each of its own costs the teacher as much as itself
 SEEN, MOST_DRAWN = 10, 4  # images shown per image drawn; drawn per image kept, at most
 EACH = 4  # student steps per image step of most generators
-ENOUGH = 1_200  # image steps of a generator beside a prior that makes all images first; more taught no more (one seed)
+ENOUGH = 400  # image steps of a generator beside a prior that makes all images first; 800 and more taught no more
 SHORT = 4_000  # student steps; in longer trainings feature maps hold back (NOTES.md)
 
 

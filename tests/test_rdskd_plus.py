@@ -89,7 +89,7 @@ def test_colour_images_under_batch_norm_come_from_one_generator(monkeypatch: pyt
     alone = configure("rdskd_plus", "fast", {"prior": "none"}, in_colour())
     assert (alone.rounds, alone.batch_iterations, alone.made_share, alone.image_steps) == (12, 5, 1.0, 1_000)
     beside = configure("rdskd_plus", "fast", {}, in_colour())
-    assert (beside.prior, beside.batch_iterations, beside.made_share, beside.image_steps) == ("photo", 5, 0.5, 1_000)
+    assert (beside.prior, beside.batch_iterations, beside.made_share, beside.image_steps) == ("photo", 5, 0.5, ENOUGH)
     longest = (
         configure("rdskd_plus", "best", {}, in_colour()),
         configure("rdskd_plus", "best", {"prior": "none"}, in_colour()),
