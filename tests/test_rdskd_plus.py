@@ -167,6 +167,29 @@ def test_latent_vectors_learn_with_the_one_generator(
     assert set(made[0]) == {"authenticity", "balance", "diversity", "batch_norm"}
 
 
+def test_a_term_is_compared_with_that_of_the_same_step_on_an_earlier_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a batch every term falls, which is no reason to weigh the later steps less. Renewed an epoch later."""
+    pairs: dict[float, list[tuple[float, float]]] = {}  # a term's scale -> the term and its reference, step by step
+    true = losses.bounded_increment
+
+    def watched(term: torch.Tensor, reference: torch.Tensor, *, scale: float) -> torch.Tensor:
+        pairs.setdefault(scale, []).append((term.item(), reference.item()))
+        return true(term, reference, scale=scale)
+
+    monkeypatch.setattr(losses, "bounded_increment", watched)
+    steps, each, epoch = 60, 5, 20
+    run(in_colour(), tmp_path, prior="procedural", generated=True, rounds=1, image_steps=steps, epoch=epoch)
+    seen = pairs[rdskd_plus_settings.DISTANT]  # of the distance to BatchNorm's statistics
+    assert len(seen) == steps
+    for step, (_, reference) in enumerate(seen):
+        batch, place = divmod(step, each)
+        of = batch - (batch - 1) % (epoch // each) if batch else 0  # from the first one on an epoch's second
+        assert reference == pytest.approx(seen[of * each + place][0])
+    assert len({reference for _, reference in seen}) == each * (1 + steps // epoch)
+
+
 def test_hard_images_need_a_student_that_learns_between_them() -> None:
     with pytest.raises(UsageError, match="has not learnt yet"):
         configure("rdskd_plus", "fast", {"prior": "none", "adversarial": 1.0}, in_colour())

@@ -138,11 +138,14 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 student.eval()
                 terms["adversarial"] = losses.masked_adversarial(student=logits_of(student, view), teacher=logits)
                 student.train()
-            if step % config.epoch == 1 % config.epoch or step == 0:  # as published: an epoch's second step
-                at["references"] = {name: term.item() for name, term in terms.items()}
+            batch, place = divmod(step, iterations)
+            epoch = max(1, config.epoch // iterations)
+            if batch % epoch == 1 % epoch or batch == 0:  # as published: an epoch's second step
+                at["references"][str(place)] = {name: term.item() for name, term in terms.items()}
+            references = at["references"][str(place)]  # of the same step of an earlier batch
             loss_m = torch.stack([
                 getattr(config, name) * losses.bounded_increment(
-                    term, x.new_tensor(at["references"][name]) if config.increments else term, scale=scales[name]
+                    term, x.new_tensor(references[name]) if config.increments else term, scale=scales[name]
                 )
                 for name, term in terms.items()
             ]).sum()  # fmt: skip
