@@ -24,6 +24,7 @@ PHASES = {  # which phase of the log the steps of a field are
     "joint_steps": "joint",
     "lesson_steps": "lessons",
     "student_steps": "student",
+    "feature_steps": "maps",  # no phase of the log: what a step of the student with them takes more
 }
 PROBE = 12  # steps of each phase that are timed, the first one left out
 FEW, LEAST = 4, 8  # steps of a probe with a time of its own, and images in each at least
@@ -88,14 +89,27 @@ def seconds_per_step(
     within_s: about how long this may take, 2 s or more. Where a dozen steps take longer, fewer of them, of fewer
     images, and the seconds are scaled up by the images left out.
     """
-    stamps = dict[str, list[tuple[float, int]]]()
-    logged = dict[str, int]()  # steps that a phase has in all by its log
     share = 1.0
     if within_s is None:
         short = _short(config, PROBE)
     else:
         steps = PROBE if share_within(teacher, config, within_s, PROBE) == 1 else FEW
         short, share = at_share(config, teacher, share_within(teacher, config, within_s, steps), steps)
+    speed = _timed(method, short, share, teacher, spec, seed)
+    if "images" in speed:
+        speed["images"] *= getattr(config, "iterations", 1)
+    if not 0 < (getattr(config, "feature_steps", 0) or 0) < config.student_steps or "lessons" in speed:
+        return speed  # all steps are alike: a student without maps in common with the teacher has lessons all along
+    without = dataclasses.replace(short, feature_steps=0, image_steps=min(1, short.image_steps))  # images are timed
+    plain = _timed(method, without, share, teacher, spec, seed)
+    saved = plain.get("lessons", 0.0) * config.lesson_steps / config.student_steps  # by a step that needs none
+    return speed | plain | {"maps": speed["student"] - plain["student"] - saved}
+
+
+def _timed(method: str, short: Any, share: float, teacher: Teacher, spec: StudentSpec, seed: int) -> dict[str, float]:
+    """Seconds per step of each phase, of a training by `short` settings, whose batches are a share of the real ones."""
+    stamps = dict[str, list[tuple[float, int]]]()
+    logged = dict[str, int]()  # steps that a phase has in all by its log
 
     def log(phase: str, step: int, steps: int, **figures: float) -> None:
         stamps.setdefault(phase, []).append((time.perf_counter(), step))
@@ -107,8 +121,8 @@ def seconds_per_step(
         for phase, seen in stamps.items()
         if seen[-1][1] > seen[0][1]
     }
-    if "images" in speed and hasattr(config, "iterations"):  # some methods log those of a batch one by one
-        speed["images"] *= logged["images"] / short.synthesis_steps * config.iterations / short.iterations
+    if "images" in speed and hasattr(short, "iterations"):  # some methods log those of a batch one by one
+        speed["images"] *= logged["images"] / short.synthesis_steps / short.iterations
     return speed
 
 
@@ -126,8 +140,6 @@ def distilled_briefly(method: str, config: Any, teacher: Teacher, spec: StudentS
 def _short(config: Any, steps: int) -> Any:
     """The settings with so many steps of each phase, in one round; a step is what it is in the whole training."""
     short: dict[str, Any] = {name: steps for name, of in vars(config).items() if name.endswith("_steps") and of != 0}
-    if hasattr(config, "feature_weight"):  # which of its own few steps would settle
-        short["features"] = config.feature_weight()
     few = {"rounds": 1, "prior_images": 2_000, "prior_drawn": 2_000, "fit": False}
     if getattr(config, "iterations", 0) > steps:  # hundreds for every batch
         few |= {"iterations": steps, "synthesis_steps": TIMED_BATCHES}
@@ -206,7 +218,7 @@ def within(
 ) -> tuple[Any, dict[str, float]]:
     """The same settings with as many steps as fit the minutes, and seconds_per_step of each phase. keep: see planned.
 
-    Timed again where the plan has changed what a step does: short trainings may hold the student to more.
+    Timed again where the plan has changed what a step does.
     """
     timed = config
     for _ in range(2):
@@ -230,7 +242,8 @@ def planned(method: str, config: Any, minutes: float, speed: Mapping[str, float]
         config = dataclasses.replace(config, prior_images=max(1, min(config.prior_images or 0, affordable)))
     bounds: Mapping[str, int] = config.enough() if hasattr(config, "enough") else {}
     enough = {name: most for name, most in bounds.items() if name not in keep}
-    config = config.unbounded() if enough else config
+    if enough:
+        config = dataclasses.replace(config.unbounded(), **{n: getattr(config, n) for n in bounds if n in keep})
     chosen, growing = config, PHASES.keys() - keep.keys()
     for _ in range(FEW):  # the more steps, the more is drawn before them, and the more fields have enough
         if per_image and "prior_drawn" not in keep:
@@ -239,8 +252,7 @@ def planned(method: str, config: Any, minutes: float, speed: Mapping[str, float]
         fixed = expected_seconds(chosen, speed)[0] + _seconds(chosen, speed, PHASES.keys() - growing)
         share = (60 * minutes - fixed) / max(_seconds(config, speed, growing), 1e-9)
         steps = scaled(config, min(max(share, SHARES[0]), SHARES[1]))
-        steps = {n: min(v, enough[n]) if n in enough else v for n, v in steps.items() if n not in keep}
-        chosen = dataclasses.replace(chosen, **steps)
+        chosen = dataclasses.replace(chosen, **{n: v for n, v in steps.items() if n not in keep})
         growing = {name for name in growing if getattr(chosen, name, 0) != enough.get(name)}
     rounds = getattr(chosen, "rounds", None)
     if rounds and getattr(chosen, "image_steps", 0):  # every round has at least ten image steps

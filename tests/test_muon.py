@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from edgekd import compute
 from edgekd.muon import SHARE, Muon, orthogonal
-from edgekd.rdskd_plus_settings import SHORT, Config
 
 
 @pytest.mark.parametrize("shape", [(8, 27), (40, 12), (16, 16), (1, 9)])
@@ -102,7 +101,3 @@ def test_students_with_batch_norm_learn_by_it() -> None:
     assert kind(network()) is Muon and kind(plain) is torch.optim.Adam
     assert kind(network(), "sgd") is torch.optim.SGD and kind(plain, "muon") is Muon
     assert compute.student_optimizer(plain, "muon", None).param_groups[0]["lr"] == 0.1
-
-
-def test_feature_maps_are_for_short_trainings() -> None:
-    assert (Config(student_steps=SHORT).feature_weight(), Config(student_steps=SHORT + 1).feature_weight()) == (1, 0)

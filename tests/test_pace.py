@@ -105,22 +105,43 @@ def test_batches_of_many_iterations_cost_as_many(
     assert ran[0] <= 60
 
 
-@pytest.mark.parametrize(("minutes", "maps"), [(60.0, [0.0]), (2.0, [0.0, 1.0])])
-def test_steps_are_timed_as_the_plan_has_them(
-    minutes: float, maps: list[float], teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("steps", "led", "common", "expected"),
+    [
+        (100, 40, True, {"lessons": 8.0, "student": 3.0, "maps": 10.0 - 3.0 - 8.0 / 4}),
+        (100, 40, False, {"lessons": 8.0, "student": 3.0}),  # no maps in common: lessons all along
+        (100, 100, True, {"student": 10.0}),
+        (100, None, True, {"student": 10.0}),
+        (100, 0, True, {"lessons": 8.0, "student": 3.0}),
+    ],
+)
+def test_steps_with_feature_maps_are_timed_for_themselves(
+    steps: int,
+    led: int | None,
+    common: bool,
+    expected: dict[str, float],
+    teacher: Teacher,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The teacher's feature maps lead in short trainings alone: a plan that becomes one is timed with them."""
-    config, timed = configure("rdskd_plus", "good", {"prior": "procedural"}, teacher), []
+    """So that the seconds of all steps are those of the training: a step with maps is slower, and wants no lessons."""
+    config = Config(student_steps=steps, feature_steps=led, lesson_steps=steps // 4, batch=8, image_batch=8)
+    clock = [0.0]
+
+    def briefly(method: str, short: Config, teacher: Teacher, spec: StudentSpec, seed: int, log: Log) -> None:
+        with_maps = common and short.feature_steps != 0
+        for phase, each in (("lessons", 0.0 if with_maps else 8.0), ("student", 10.0 if with_maps else 3.0)):
+            for step in range(12 if each else 0):
+                clock[0] += each
+                log(phase, step + 1, 12)
+
+    monkeypatch.setattr(pace, "distilled_briefly", briefly)
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     spec = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes)
-
-    def speed(method: str, config: Config, *rest: object, within_s: float) -> dict[str, float]:
-        timed.append(pace._short(config, 4).features)
-        return {"student": 0.1, "images": 0.1}
-
-    monkeypatch.setattr(pace, "seconds_per_step", speed)
-    chosen, _ = pace.within(minutes, "rdskd_plus", config, teacher, spec, 0, {})
-    assert timed == maps and chosen.feature_weight() == maps[-1]
-    assert pace._short(chosen, 4).lesson_steps == pace._short(config, 4).lesson_steps
+    speed = seconds_per_step("rdskd_plus", config, teacher, spec, seed=0)
+    assert speed == pytest.approx(expected)
+    if led and common:
+        plain = steps - led
+        assert expected_seconds(config, speed)[1] == pytest.approx(10.0 * led + 3.0 * plain + 8.0 * plain / 4)
 
 
 def test_every_method_has_steps_that_can_be_planned() -> None:
@@ -185,7 +206,8 @@ def test_how_long_a_budget_takes_is_said_where_it_may_be_long(
         monkeypatch.setattr(pace, "expected_seconds", lambda *_, of=seconds: (1.0, of))
         pace.foretell("rdskd_plus", config, teacher, spec, 0, said.append, warned.append)
         assert said[-2] == "timing a few steps" and [line.split(":")[0] for line in warned] == warnings
-        assert said[-1].startswith("plan: image_steps 1,000, lesson_steps 1,000, student_steps 4,000; 60.")
+        plan = "plan: image_steps 1,000, lesson_steps 1,000, student_steps 4,000, feature_steps 800; 60."
+        assert said[-1].startswith(plan)
 
 
 @pytest.mark.parametrize(("enough", "passes"), [(1e9, [2, 8, 16, 32, 48]), (1e-9, [2, 8])])

@@ -24,7 +24,7 @@ from edgekd.methods.rdskd_plus import Config
 from edgekd.networks import LeNet, ResNet
 from edgekd.pace import planned
 from edgekd.pruning import pruned
-from edgekd.rdskd_plus_settings import ENOUGH
+from edgekd.rdskd_plus_settings import ENOUGH, HINTED
 from edgekd.student import build_student
 from edgekd.types import Run, StudentSpec, Teacher
 
@@ -96,6 +96,8 @@ def test_colour_images_under_batch_norm_come_from_one_generator(monkeypatch: pyt
     )
     assert [config.image_steps for config in longest] == [ENOUGH, 16_000]
     assert configure("rdskd_plus", "best", {"image_steps": 5_000}, in_colour()).image_steps == 5_000
+    part = configure("rdskd_plus", "0.1", {}, in_colour())  # of the longest budget, whose images were enough
+    assert (part.student_steps, part.image_steps) == (6_400, ENOUGH)
     for config in (alone, beside):
         assert (config.generated, config.batch_norm, config.batch_norm_momentum) == (True, 20, 0.9)
         assert (config.generator_lr, config.latent, config.shift, config.adversarial) == (3e-3, 256, 4, 0)
@@ -364,32 +366,64 @@ def test_flat_run_ends_early(teacher: Teacher, tmp_path: Path) -> None:
     assert len(held_out) < 10
 
 
-def test_feature_maps_lead_trainings_that_are_short_as_planned(
-    teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a budget planned down by --minutes the steps count that are left."""
+def test_feature_maps_lead_the_first_steps(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HINTED of them, of a training planned by --minutes as well; all where a weight is set."""
     whole = configure("rdskd_plus", "good", {}, teacher)
-    assert whole.student_steps > rdskd_plus_settings.SHORT
-    assert planned("rdskd_plus", whole, 1.0, {"student": 1.0}, {}).features is None  # not settled by what was before
-    facts, seen = teacher.images, list[int]()
-    true = losses.feature_distance
+    assert (whole.features, whole.feature_steps, whole.student_steps) == (None, HINTED, 16_000)
+    speed = {"student": 1.0}
+    assert planned("rdskd_plus", whole, 60.0, speed, {}).feature_steps == HINTED
+    short = planned("rdskd_plus", whole, 5.0, speed, {})
+    assert short.feature_steps == short.student_steps < HINTED
+    assert configure("rdskd_plus", "fast", {"student_steps": 400}, teacher).feature_steps == 400
+    assert configure("rdskd_plus", "0.1", {}, teacher).feature_steps == HINTED
+    assert configure("rdskd_plus", "fast", {"feature_steps": 20}, teacher).feature_steps == 20
+    assert configure("rdskd_plus", "fast", {"features": 2.0}, teacher).feature_steps is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "held", "labelled"),
+    [
+        ({}, 12, 0),  # fewer steps than HINTED
+        ({"feature_steps": 0}, 0, 6),
+        ({"features": 0.0}, 0, 6),
+        ({"feature_steps": 6}, 6, 4),  # a round and a half of three: no lessons are made for the first
+        ({"features": 1.0}, 12, 0),
+        ({"features": 1.0, "feature_steps": 8}, 8, 2),
+    ],
+)
+def test_steps_behind_feature_maps_learn_from_lessons(
+    settings: dict[str, Any],
+    held: int,
+    labelled: int,
+    teacher: Teacher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared, true = list[int](), losses.feature_distance
 
     def counted(**maps: Any) -> torch.Tensor:
-        seen.append(1)
+        compared.append(1)
         return true(**maps)
 
     monkeypatch.setattr(losses, "feature_distance", counted)
-    for short, expected in ((4, 4), (3, 0)):
-        seen.clear()
-        monkeypatch.setattr(rdskd_plus_settings, "SHORT", short)
-        config = Config(rounds=1, image_steps=2, image_batch=4, batch=4, student_steps=4, warp=1.0, lesson_steps=2)
-        student = ResNet(facts, len(teacher.classes), depth=1, width=16, large_stem=False)
-        (folder := tmp_path / str(short)).mkdir()
-        phases = set[str]()
-        log = lambda phase, *_, phases=phases, **__: phases.add(phase)  # noqa: E731
-        rdskd_plus.distill(teacher, student, config, Run(torch.device("cpu"), 0, folder, log))
-        assert len(seen) == expected
-        assert ("lessons" in phases) is not bool(expected)  # feature maps want each step's images labelled anew
+    config = Config(
+        rounds=3,
+        image_steps=6,
+        image_batch=4,
+        batch=4,
+        student_steps=12,
+        warp=1.0,
+        lesson_steps=6,
+        patience=0,
+        **settings,
+    )
+    student = ResNet(teacher.images, len(teacher.classes), depth=1, width=16, large_stem=False)
+
+    rdskd_plus.distill(teacher, student, config, Run(torch.device("cpu"), 0, tmp_path, lambda *_, **__: None))
+    assert len(compared) == held
+    kept = np.memmap(tmp_path / "lessons.u8", np.uint8, "r")[: 6 * 4 * 64]
+    made = kept.reshape(-1, 4 * 64).any(axis=1).sum()
+    assert made == labelled
 
 
 @pytest.mark.parametrize("prior", ["none", "procedural"])

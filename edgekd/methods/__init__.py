@@ -97,8 +97,14 @@ def distill(
 
 
 def scaled(config: Any, share: float) -> dict[str, int]:
-    """Every field that counts steps, times `share`; one at least, but none where there were none."""
-    return {name: v and max(1, round(v * share)) for name, v in vars(config).items() if name.endswith("_steps")}
+    """Every field that counts steps, times `share`; one at least, but none where there were none, nor more than enough.
+
+    Some methods' `unbounded` settings are in another proportion, and their `enough` says up to which number of steps.
+    """
+    most: Mapping[str, int] = config.enough() if hasattr(config, "enough") else {}
+    whole = config.unbounded() if most else config
+    steps = {name: v and max(1, round(v * share)) for name, v in vars(whole).items() if name.endswith("_steps")}
+    return {name: v and min(v, most.get(name, v)) for name, v in steps.items()}
 
 
 def prior_of(config: Any) -> str:
@@ -150,7 +156,8 @@ def gentle(config: Any, student: StudentSpec, settings: Mapping[str, Any]) -> An
     if student.family != "pruned" or not getattr(config, "inherit", False):  # drawn weights are as any other student's
         return config
     rate = RATES[config.optimizer or "sgd"] * PRUNED_PACE
-    chosen = {"features": PRUNED_FEATURES, "optimizer": config.optimizer or "sgd", "student_lr": rate}
+    chosen: dict[str, Any] = {"features": PRUNED_FEATURES, "feature_steps": None}
+    chosen |= {"optimizer": config.optimizer or "sgd", "student_lr": rate}
     if "batch" not in settings and config.batch > PRUNED_BATCH:
         times = config.batch // PRUNED_BATCH
         chosen |= {"batch": PRUNED_BATCH, "student_steps": times * config.student_steps}

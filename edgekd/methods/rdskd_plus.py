@@ -28,11 +28,11 @@ from edgekd.history import no_history, remember
 from edgekd.observe import Observed, common_maps
 from edgekd.prior import open_prior
 from edgekd.pruning import kept_channels
-from edgekd.rdskd_plus_settings import BUDGETS, DISTANT, SCALES, SHORT, Config, derived
+from edgekd.rdskd_plus_settings import BUDGETS, DISTANT, SCALES, Config, derived
 from edgekd.room import capacities, numbers, parts, per_drawing, per_pass
 from edgekd.types import Run, Sampler, Teacher
 
-__all__ = ["BUDGETS", "SHORT", "Config", "derived", "distill"]
+__all__ = ["BUDGETS", "Config", "derived", "distill"]
 
 UNSEEN = 10_000  # between the seeds of a training and of its images held out
 
@@ -100,8 +100,14 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         run.log("prior", at["drawn"], drawn)
         checkpoint.keep(at)
 
-    alike = common_maps(teacher, student) if config.feature_weight() > 0 else None
-    lesson_steps = 0 if alike else (config.lesson_steps or 0) // rounds  # feature maps are not kept
+    weight = 1.0 if config.features is None else config.features
+    alike = common_maps(teacher, student) if weight > 0 and config.feature_steps != 0 else None
+    hinted = 0 if alike is None else rounds * student_steps if config.feature_steps is None else config.feature_steps
+    of_each_round = (config.lesson_steps or 0) // rounds
+
+    def lesson_steps() -> int:
+        """Of this round; none where all of it is held to feature maps, which are not kept."""
+        return of_each_round if (at["round"] + 1) * student_steps > hinted else 0
 
     def lesson(step: int) -> tuple[Tensor, Tensor | None]:
         fresh = config.batch - (replayed if len(made) else 0)
@@ -109,11 +115,13 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             first = (given if source else made).sample(max(1, fresh), rng, balanced=True)
             return _lesson(config, step, first, made, rng)
         x = sample(fresh)
-        known = None if config.warp or config.mixed or lesson_steps else answers_of(teacher.model, x)  # labelled later
+        known = None if config.warp or config.mixed or of_each_round else answers_of(teacher.model, x)  # labelled later
         return _lesson(config, step, (x, known), made, rng)
 
     def shown(step: int) -> tuple[Tensor, Tensor | None]:
-        return lessons.sample(config.batch, rng) if lesson_steps else lesson(step)
+        """A batch of step `step` of this round, with the logits where they are known."""
+        known = lesson_steps() and at["round"] * student_steps + step >= hinted
+        return lessons.sample(config.batch, rng) if known else lesson(step)
 
     student.train()
     while (round_ := at["round"]) < at["rounds"]:
@@ -174,11 +182,11 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             run.log("held out", round_ + 1, at["rounds"], agreement=at["agreements"][-1])
             if ranks.first():
                 write_grid(*(made if len(made) else given).latest(512), run.folder / "images.png")
-        for step in range(at["lesson"], lesson_steps):
+        for step in range(at["lesson"], lesson_steps()):
             x, _ = lesson(step)
             lessons.add(x, lambda kept: answers_of(teacher.model, kept))
-            if step % 20 == 0 or step == lesson_steps - 1:
-                run.log("lessons", round_ * lesson_steps + step + 1, at["rounds"] * lesson_steps)
+            if step % 20 == 0 or step == of_each_round - 1:
+                run.log("lessons", round_ * of_each_round + step + 1, at["rounds"] * of_each_round)
             at["lesson"] = step + 1
             checkpoint.keep(at)
         if config.fit and config.inherit and (round_, at["student"]) == (0, 0) and kept_channels(student):
@@ -188,17 +196,19 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             student.train()
         of = at["rounds"] * student_steps
         for step in range(at["student"], student_steps):
-            optim_s.param_groups[0]["lr"] = student_lr * one_cycle((round_ * student_steps + step) / of)
+            now = round_ * student_steps + step
+            optim_s.param_groups[0]["lr"] = student_lr * one_cycle(now / of)
             x, known = shown(step)
-            seen, wanted = (Observed(alike.student), Observed(alike.teacher)) if alike else (None, None)
+            maps = alike if now < hinted else None
+            seen, wanted = (Observed(maps.student), Observed(maps.teacher)) if maps else (None, None)
             with torch.no_grad():
-                target = logits_of(teacher.model, x, wanted) if known is None or alike else known
+                target = logits_of(teacher.model, x, wanted) if known is None or wanted else known
             guess = logits_of(student, x, seen)
             loss = losses.distillation(student=guess, teacher=target, temperature=config.temperature)
             if seen and wanted:
-                loss = loss + config.feature_weight() * losses.feature_distance(student=seen.maps, teacher=wanted.maps)
+                loss = loss + weight * losses.feature_distance(student=seen.maps, teacher=wanted.maps)
             descend(loss, optim_s)
-            log_student(run, round_ * student_steps + step, of, loss=loss, guess=guess, target=target)
+            log_student(run, now, of, loss=loss, guess=guess, target=target)
             at["student"] = step + 1
             checkpoint.keep(at)
         at |= {"round": round_ + 1, **start}
