@@ -3,7 +3,7 @@
     python benchmarks/ablation.py [--pair digits] [--seeds 0 1 2] [--budget fast] [--only NAME ...]
         [--out benchmarks/results/ablation.jsonl] [-- COMPRESS OPTIONS]
 
-Feature maps are on by themselves only in short trainings: `-- --set=features=1` puts them into the whole.
+Feature maps lead the first 800 steps by themselves: `-- --set=features=1` puts them into all.
 
 Some are taken away only where --only names them, as they are not in every training: "fit" (of pruned students),
 "inheritance" (of first weights, from the teacher), "refinement" (images made beside a prior, whether by a generator or

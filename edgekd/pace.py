@@ -13,6 +13,7 @@ import torch
 
 from edgekd.compute import choose_device, keep_freed_memory, to_device
 from edgekd.methods import METHODS, distill, scaled
+from edgekd.observe import common_maps
 from edgekd.room import WATCHED, numbers, per_drawing, per_pass
 from edgekd.student import first_student
 from edgekd.types import Log, Run, StudentSpec, Teacher
@@ -24,8 +25,8 @@ PHASES = {  # which phase of the log the steps of a field are
     "joint_steps": "joint",
     "lesson_steps": "lessons",
     "student_steps": "student",
-    "feature_steps": "maps",  # no phase of the log: what a step of the student with them takes more
 }
+MAPS = "feature maps"  # no phase: what a step of the student that is held to them takes more than another
 PROBE = 12  # steps of each phase that are timed, the first one left out
 FEW, LEAST = 4, 8  # steps of a probe with a time of its own, and images in each at least
 TIMED_BATCHES = 2  # of images of many iterations each
@@ -89,21 +90,27 @@ def seconds_per_step(
     within_s: about how long this may take, 2 s or more. Where a dozen steps take longer, fewer of them, of fewer
     images, and the seconds are scaled up by the images left out.
     """
-    share = 1.0
+    share, both = 1.0, bool(getattr(config, "hints", None)) and _has_maps(teacher, spec, seed)
     if within_s is None:
         short = _short(config, PROBE)
     else:
+        within_s /= 1 + both
         steps = PROBE if share_within(teacher, config, within_s, PROBE) == 1 else FEW
         short, share = at_share(config, teacher, share_within(teacher, config, within_s, steps), steps)
     speed = _timed(method, short, share, teacher, spec, seed)
     if "images" in speed:
         speed["images"] *= getattr(config, "iterations", 1)
-    if not 0 < (getattr(config, "feature_steps", 0) or 0) < config.student_steps or "lessons" in speed:
-        return speed  # all steps are alike: a student without maps in common with the teacher has lessons all along
-    without = dataclasses.replace(short, feature_steps=0, image_steps=min(1, short.image_steps))  # images are timed
-    plain = _timed(method, without, share, teacher, spec, seed)
+    if not both:
+        return speed
+    # images and prior have been timed
+    few = {"image_steps": min(1, short.image_steps), "prior_images": short.batch, "prior_drawn": short.batch}
+    plain = _timed(method, dataclasses.replace(short, hints=0, **few), share, teacher, spec, seed)
     saved = plain.get("lessons", 0.0) * config.lesson_steps / config.student_steps  # by a step that needs none
-    return speed | plain | {"maps": speed["student"] - plain["student"] - saved}
+    return speed | plain | {MAPS: speed["student"] - plain["student"] - saved}
+
+
+def _has_maps(teacher: Teacher, spec: StudentSpec, seed: int) -> bool:
+    return common_maps(teacher, first_student(spec, teacher, seed=seed)[0]) is not None
 
 
 def _timed(method: str, short: Any, share: float, teacher: Teacher, spec: StudentSpec, seed: int) -> dict[str, float]:
@@ -143,6 +150,8 @@ def _short(config: Any, steps: int) -> Any:
     few = {"rounds": 1, "prior_images": 2_000, "prior_drawn": 2_000, "fit": False}
     if getattr(config, "iterations", 0) > steps:  # hundreds for every batch
         few |= {"iterations": steps, "synthesis_steps": TIMED_BATCHES}
+    if getattr(config, "hints", None):
+        few["hints"] = steps
     short |= {name: value for name, value in few.items() if hasattr(config, name)}
     return dataclasses.replace(config, **short)
 
@@ -204,7 +213,13 @@ def probe_seconds(minutes: float) -> float:
 def expected_seconds(config: Any, speed: Mapping[str, float]) -> tuple[float, float]:
     """(seconds that do not depend on the steps, seconds of all steps) of a training with these settings."""
     fixed = RESERVE_S + (config.drawings() if hasattr(config, "drawings") else 0) * speed.get("prior", 0.0)
-    return fixed, _seconds(config, speed, PHASES)
+    return fixed, _seconds(config, speed, PHASES) + _led(config) * speed.get(MAPS, 0.0)
+
+
+def _led(config: Any) -> int:
+    """Steps of the student that feature maps lead and others do not; 0 where they lead all."""
+    hints: int = getattr(config, "hints", None) or 0
+    return min(hints, config.student_steps) if hints else 0
 
 
 def _seconds(config: Any, speed: Mapping[str, float], fields: Iterable[str]) -> float:
@@ -250,7 +265,13 @@ def planned(method: str, config: Any, minutes: float, speed: Mapping[str, float]
             drawn = dataclasses.replace(chosen, prior_drawn=None).drawings()
             chosen = dataclasses.replace(chosen, prior_drawn=max(chosen.prior_images or 0, min(drawn, affordable or 0)))
         fixed = expected_seconds(chosen, speed)[0] + _seconds(chosen, speed, PHASES.keys() - growing)
-        share = (60 * minutes - fixed) / max(_seconds(config, speed, growing), 1e-9)
+        scalable = _seconds(config, speed, growing)
+        led = _led(chosen)
+        if led and led == chosen.student_steps and "student_steps" in growing:  # all of them: these grow with it
+            scalable += config.student_steps * speed.get(MAPS, 0.0)
+        else:
+            fixed += led * speed.get(MAPS, 0.0)
+        share = (60 * minutes - fixed) / max(scalable, 1e-9)
         steps = scaled(config, min(max(share, SHARES[0]), SHARES[1]))
         chosen = dataclasses.replace(chosen, **{n: v for n, v in steps.items() if n not in keep})
         growing = {name for name in growing if getattr(chosen, name, 0) != enough.get(name)}

@@ -53,7 +53,7 @@ class Config:
     patience: int = 4  # rounds that gave no more than as many before, after which the end is near; 0: none
     mixed: float | None = None  # share of the steps with images blended in pairs; None: all for colour
     features: float | None = None  # on maps in common with the teacher; None: 1, if pruned 10
-    feature_steps: int | None = None  # of the student, the first, with them; None: HINTED, or all if `features` is set
+    hints: int | None = None  # steps of the student, its first, with them; None: HINTS, or all if `features` is set
     inherit: bool = True  # the teacher's weights where the student's shape allows it, at the start; else all are drawn
     fit: bool = True  # a pruned student's layers to the teacher's outputs, by least squares, before it learns
 
@@ -74,18 +74,11 @@ class Config:
     def enough(self) -> dict[str, int]:
         """Fields, each with the number of steps beyond which further ones taught the student no more (NOTES.md)."""
         beside = self.prior not in (None, "none") and (self.batch_iterations or 1) > 1
-        return ({"image_steps": ENOUGH} if beside else {}) | (
-            {"feature_steps": HINTED} if self.features is None else {}
-        )
+        return {"image_steps": ENOUGH} if beside else {}
 
     def unbounded(self) -> Config:
         """The same with those fields in the proportion to the student's steps that short trainings have."""
-        bounded = self.enough()
-        return replace(
-            self,
-            image_steps=self.student_steps // EACH if "image_steps" in bounded else self.image_steps,
-            feature_steps=self.student_steps if "feature_steps" in bounded else self.feature_steps,
-        )
+        return replace(self, image_steps=self.student_steps // EACH) if self.enough() else self
 
 
 BUDGETS: Mapping[str, Config] = {
@@ -102,7 +95,7 @@ SHOWN = 4  # times that the student sees a lesson, about; each of its own costs 
 SEEN, MOST_DRAWN = 10, 4  # images shown per image drawn; drawn per image kept, at most
 EACH = 4  # student steps per image step of most generators
 ENOUGH = 400  # image steps of a generator beside a prior that makes all images first; 800 and more taught no more
-HINTED = 800  # student steps; feature maps lead well at first, and then cost twice the time (NOTES.md)
+HINTS = 800  # student steps; feature maps lead well at first, and then cost twice the time (NOTES.md)
 
 
 def derived(config: Config, teacher: Teacher) -> Config:
@@ -153,7 +146,6 @@ def derived(config: Config, teacher: Teacher) -> Config:
         images_at_once = min(images_at_once, IN_COLOUR)
     enough = 100_000 if colour and not generated else 40_000
     warp, mixed = (float(colour) if given is None else given for given in (config.warp, config.mixed))
-    hinted = HINTED if config.features is None and config.feature_steps is None else config.feature_steps
     lessons = config.student_steps // SHOWN * bool(warp or mixed or prior == "none")  # else there is nothing to save
     with_images = replace(
         config,
@@ -180,7 +172,7 @@ def derived(config: Config, teacher: Teacher) -> Config:
         batch_norm_momentum=momentum if config.batch_norm_momentum is None else config.batch_norm_momentum,
         made_share=share if config.made_share is None else config.made_share,
         temperature=config.temperature or (2.0 if prior == "none" and iterations == 1 else 4.0),
-        feature_steps=hinted and min(hinted, config.student_steps),
+        hints=HINTS if config.features is None and config.hints is None else config.hints,
         warp=warp,
         mixed=mixed,
         lesson_steps=lessons if config.lesson_steps is None else config.lesson_steps,

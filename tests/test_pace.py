@@ -9,9 +9,9 @@ import pytest
 from torch import nn
 
 from edgekd import methods, pace
-from edgekd.methods import METHODS, configure
+from edgekd.methods import METHODS, configure, gentle
 from edgekd.methods.rdskd_plus import Config
-from edgekd.pace import RESERVE_S, expected_seconds, planned, seconds_per_step
+from edgekd.pace import MAPS, RESERVE_S, expected_seconds, planned, seconds_per_step
 from edgekd.rdskd_plus_settings import ENOUGH
 from edgekd.types import Log, Run, Sampler, StudentSpec, Teacher
 
@@ -106,42 +106,73 @@ def test_batches_of_many_iterations_cost_as_many(
 
 
 @pytest.mark.parametrize(
-    ("steps", "led", "common", "expected"),
+    ("hints", "common", "expected"),
     [
-        (100, 40, True, {"lessons": 8.0, "student": 3.0, "maps": 10.0 - 3.0 - 8.0 / 4}),
-        (100, 40, False, {"lessons": 8.0, "student": 3.0}),  # no maps in common: lessons all along
-        (100, 100, True, {"student": 10.0}),
-        (100, None, True, {"student": 10.0}),
-        (100, 0, True, {"lessons": 8.0, "student": 3.0}),
+        (40, True, {"lessons": 8.0, "student": 3.0, MAPS: 10.0 - 3.0 - 8.0 / 4}),
+        (40, False, {"lessons": 8.0, "student": 3.0}),  # no maps in common: lessons all along
+        (200, True, {"lessons": 8.0, "student": 3.0, MAPS: 10.0 - 3.0 - 8.0 / 4}),  # more than there are steps, so far
+        (None, True, {"student": 10.0}),
+        (0, True, {"lessons": 8.0, "student": 3.0}),
     ],
 )
 def test_steps_with_feature_maps_are_timed_for_themselves(
-    steps: int,
-    led: int | None,
-    common: bool,
-    expected: dict[str, float],
-    teacher: Teacher,
-    monkeypatch: pytest.MonkeyPatch,
+    hints: int | None, common: bool, expected: dict[str, float], teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that the seconds of all steps are those of the training: a step with maps is slower, and wants no lessons."""
-    config = Config(student_steps=steps, feature_steps=led, lesson_steps=steps // 4, batch=8, image_batch=8)
-    clock = [0.0]
+    steps = 100
+    config = Config(student_steps=steps, hints=hints, lesson_steps=steps // 4, batch=8, image_batch=8)
+    clock, allowed = [0.0], list[float]()
+    share_within = pace.share_within
 
     def briefly(method: str, short: Config, teacher: Teacher, spec: StudentSpec, seed: int, log: Log) -> None:
-        with_maps = common and short.feature_steps != 0
+        with_maps = common and short.hints != 0
         for phase, each in (("lessons", 0.0 if with_maps else 8.0), ("student", 10.0 if with_maps else 3.0)):
             for step in range(12 if each else 0):
                 clock[0] += each
                 log(phase, step + 1, 12)
 
+    def watched(teacher: Teacher, config: Config, within_s: float, steps: int = pace.FEW) -> float:
+        allowed.append(within_s)
+        return share_within(teacher, config, within_s, steps)
+
     monkeypatch.setattr(pace, "distilled_briefly", briefly)
+    monkeypatch.setattr(pace, "share_within", watched)
+    monkeypatch.setattr(pace, "common_maps", lambda *_: common or None)
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     spec = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes)
     speed = seconds_per_step("rdskd_plus", config, teacher, spec, seed=0)
     assert speed == pytest.approx(expected)
-    if led and common:
-        plain = steps - led
-        assert expected_seconds(config, speed)[1] == pytest.approx(10.0 * led + 3.0 * plain + 8.0 * plain / 4)
+    if hints and common:
+        led = min(hints, steps)
+        seconds = 10.0 * led + (3.0 + 8.0 / 4) * (steps - led)
+        assert expected_seconds(config, speed)[1] == pytest.approx(seconds)
+    monkeypatch.setattr(pace, "_seconds_per_image", lambda *_: 1e-3)
+    seconds_per_step("rdskd_plus", config, teacher, spec, seed=0, within_s=6.0)
+    assert set(allowed) == {3.0 if hints and common else 6.0}  # of each of two probes
+
+
+@pytest.mark.parametrize("hints", [100, 800, 5_000, None])
+@pytest.mark.parametrize("minutes", [1.0, 2.0, 8.0, 58.0])
+@pytest.mark.parametrize("kept", [False, True])
+def test_minutes_count_the_steps_that_feature_maps_lead(hints: int | None, minutes: float, kept: bool) -> None:
+    """Where the number of the student's steps is kept, those of the images fill the time."""
+    config = Config(
+        "photo", 1_000, hints=hints, image_steps=100, prior_drawn=1_000, student_steps=500 if kept else 16_000
+    )
+    speed = SPEED | {MAPS: 0.05}
+    chosen = planned("rdskd_plus", config, minutes, speed, {"student_steps": 500} if kept else {})
+    assert chosen.hints == hints
+    if not (kept and chosen.image_steps in (1, 2_000)):  # as few, or as many, as can be planned
+        assert sum(expected_seconds(chosen, speed)) == pytest.approx(60 * minutes, rel=0.01)
+
+
+def test_a_plan_is_told_whatever_is_left_open(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pruned student is held to feature maps in all of its steps, however many."""
+    spec, said = StudentSpec("pruned", 1, 50, teacher.images, teacher.classes), list[str]()
+    config = gentle(configure("rdskd_plus", "fast", {}, teacher), spec, {})
+    monkeypatch.setattr(pace, "seconds_per_step", lambda *_, **__: {"student": 0.01, "images": 0.02})
+    chosen = pace.timed(2.0, "rdskd_plus", config, teacher, spec, 0, {}, said.append)
+    assert chosen.hints is None and f"student_steps {chosen.student_steps:,}; 2.0 minutes here" in said[-1]
 
 
 def test_every_method_has_steps_that_can_be_planned() -> None:
@@ -206,7 +237,7 @@ def test_how_long_a_budget_takes_is_said_where_it_may_be_long(
         monkeypatch.setattr(pace, "expected_seconds", lambda *_, of=seconds: (1.0, of))
         pace.foretell("rdskd_plus", config, teacher, spec, 0, said.append, warned.append)
         assert said[-2] == "timing a few steps" and [line.split(":")[0] for line in warned] == warnings
-        plan = "plan: image_steps 1,000, lesson_steps 1,000, student_steps 4,000, feature_steps 800; 60."
+        plan = "plan: image_steps 1,000, lesson_steps 1,000, student_steps 4,000; 60."
         assert said[-1].startswith(plan)
 
 

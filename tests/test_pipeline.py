@@ -25,7 +25,7 @@ from edgekd.export import onnx_logits
 from edgekd.files import sha256
 from edgekd.methods import configure, gentle
 from edgekd.pipeline import Result
-from edgekd.rdskd_plus_settings import HINTED
+from edgekd.rdskd_plus_settings import HINTS
 from edgekd.types import StudentSpec, Teacher
 
 QUICK: dict[str, Any] = {
@@ -257,7 +257,7 @@ def test_a_pruned_student_learns_gently(teacher: Teacher) -> None:
     assert (config.optimizer, config.student_lr, config.features) == (None, None, None)
     found = gentle(config, pruned, {})
     assert (found.optimizer, found.student_lr, found.features) == ("sgd", pytest.approx(0.015), 10)
-    assert found.feature_steps is None and config.feature_steps == HINTED  # all of them
+    assert found.hints is None and config.hints == HINTS  # all of them
     assert (found.batch, found.student_steps) == (128, 2 * config.student_steps)  # as many images
     assert found.lesson_steps == 2 * config.lesson_steps and found.image_steps == config.image_steps
     assert (settled(optimizer="adam").optimizer, settled(optimizer="adam").student_lr) == ("adam", pytest.approx(6e-4))

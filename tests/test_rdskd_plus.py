@@ -24,7 +24,7 @@ from edgekd.methods.rdskd_plus import Config
 from edgekd.networks import LeNet, ResNet
 from edgekd.pace import planned
 from edgekd.pruning import pruned
-from edgekd.rdskd_plus_settings import ENOUGH, HINTED
+from edgekd.rdskd_plus_settings import ENOUGH, HINTS
 from edgekd.student import build_student
 from edgekd.types import Run, StudentSpec, Teacher
 
@@ -367,28 +367,27 @@ def test_flat_run_ends_early(teacher: Teacher, tmp_path: Path) -> None:
 
 
 def test_feature_maps_lead_the_first_steps(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HINTED of them, of a training planned by --minutes as well; all where a weight is set."""
+    """HINTS of them, of a training planned by --minutes as well; all where a weight is set."""
     whole = configure("rdskd_plus", "good", {}, teacher)
-    assert (whole.features, whole.feature_steps, whole.student_steps) == (None, HINTED, 16_000)
-    speed = {"student": 1.0}
-    assert planned("rdskd_plus", whole, 60.0, speed, {}).feature_steps == HINTED
-    short = planned("rdskd_plus", whole, 5.0, speed, {})
-    assert short.feature_steps == short.student_steps < HINTED
-    assert configure("rdskd_plus", "fast", {"student_steps": 400}, teacher).feature_steps == 400
-    assert configure("rdskd_plus", "0.1", {}, teacher).feature_steps == HINTED
-    assert configure("rdskd_plus", "fast", {"feature_steps": 20}, teacher).feature_steps == 20
-    assert configure("rdskd_plus", "fast", {"features": 2.0}, teacher).feature_steps is None
+    assert (whole.features, whole.hints, whole.student_steps) == (None, HINTS, 16_000)
+    for minutes in (5.0, 60.0):
+        assert planned("rdskd_plus", whole, minutes, {"student": 1.0}, {}).hints == HINTS
+    for budget, settings in (("0.1", {}), ("0.1", {"student_steps": 2_000}), ("fast", {"student_steps": 400})):
+        assert configure("rdskd_plus", budget, settings, teacher).hints == HINTS
+    assert configure("rdskd_plus", "fast", {"hints": 5_000}, teacher).hints == 5_000
+    assert configure("rdskd_plus", "fast", {"features": 2.0}, teacher).hints is None
 
 
 @pytest.mark.parametrize(
     ("settings", "held", "labelled"),
     [
-        ({}, 12, 0),  # fewer steps than HINTED
-        ({"feature_steps": 0}, 0, 6),
+        ({}, 12, 0),  # fewer steps than HINTS
+        ({"hints": 0}, 0, 6),
         ({"features": 0.0}, 0, 6),
-        ({"feature_steps": 6}, 6, 4),  # a round and a half of three: no lessons are made for the first
+        ({"hints": 6}, 6, 3),  # a round and a half of three: lessons for the other half
         ({"features": 1.0}, 12, 0),
-        ({"features": 1.0, "feature_steps": 8}, 8, 2),
+        ({"features": 1.0, "hints": 8}, 8, 2),
+        ({"hints": 11}, 11, 0),  # a last step for which no lesson is worth while,
     ],
 )
 def test_steps_behind_feature_maps_learn_from_lessons(

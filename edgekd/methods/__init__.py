@@ -99,7 +99,8 @@ def distill(
 def scaled(config: Any, share: float) -> dict[str, int]:
     """Every field that counts steps, times `share`; one at least, but none where there were none, nor more than enough.
 
-    Some methods' `unbounded` settings are in another proportion, and their `enough` says up to which number of steps.
+    Where a method says how many steps of a field are `enough`, that field is scaled in its `unbounded` proportion, and
+    then cut to them.
     """
     most: Mapping[str, int] = config.enough() if hasattr(config, "enough") else {}
     whole = config.unbounded() if most else config
@@ -156,7 +157,7 @@ def gentle(config: Any, student: StudentSpec, settings: Mapping[str, Any]) -> An
     if student.family != "pruned" or not getattr(config, "inherit", False):  # drawn weights are as any other student's
         return config
     rate = RATES[config.optimizer or "sgd"] * PRUNED_PACE
-    chosen: dict[str, Any] = {"features": PRUNED_FEATURES, "feature_steps": None}
+    chosen: dict[str, Any] = {"features": PRUNED_FEATURES, "hints": None}
     chosen |= {"optimizer": config.optimizer or "sgd", "student_lr": rate}
     if "batch" not in settings and config.batch > PRUNED_BATCH:
         times = config.batch // PRUNED_BATCH

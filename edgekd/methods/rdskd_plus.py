@@ -101,13 +101,13 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
         checkpoint.keep(at)
 
     weight = 1.0 if config.features is None else config.features
-    alike = common_maps(teacher, student) if weight > 0 and config.feature_steps != 0 else None
-    hinted = 0 if alike is None else rounds * student_steps if config.feature_steps is None else config.feature_steps
+    alike = common_maps(teacher, student) if weight > 0 and config.hints != 0 else None
+    hints = 0 if alike is None else rounds * student_steps if config.hints is None else config.hints
     of_each_round = (config.lesson_steps or 0) // rounds
 
-    def lesson_steps() -> int:
-        """Of this round; none where all of it is held to feature maps, which are not kept."""
-        return of_each_round if (at["round"] + 1) * student_steps > hinted else 0
+    def lessons_until(round_: int) -> int:
+        """Made before it; none for steps that are held to feature maps, as those are not kept."""
+        return of_each_round * max(0, round_ * student_steps - hints) // max(1, student_steps)
 
     def lesson(step: int) -> tuple[Tensor, Tensor | None]:
         fresh = config.batch - (replayed if len(made) else 0)
@@ -120,8 +120,8 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
 
     def shown(step: int) -> tuple[Tensor, Tensor | None]:
         """A batch of step `step` of this round, with the logits where they are known."""
-        known = lesson_steps() and at["round"] * student_steps + step >= hinted
-        return lessons.sample(config.batch, rng) if known else lesson(step)
+        learnt = len(lessons) and at["round"] * student_steps + step >= hints
+        return lessons.sample(config.batch, rng) if learnt else lesson(step)
 
     student.train()
     while (round_ := at["round"]) < at["rounds"]:
@@ -182,11 +182,12 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             run.log("held out", round_ + 1, at["rounds"], agreement=at["agreements"][-1])
             if ranks.first():
                 write_grid(*(made if len(made) else given).latest(512), run.folder / "images.png")
-        for step in range(at["lesson"], lesson_steps()):
+        before, behind = lessons_until(round_), lessons_until(round_ + 1)
+        for step in range(at["lesson"], behind - before):
             x, _ = lesson(step)
             lessons.add(x, lambda kept: answers_of(teacher.model, kept))
-            if step % 20 == 0 or step == of_each_round - 1:
-                run.log("lessons", round_ * of_each_round + step + 1, at["rounds"] * of_each_round)
+            if step % 20 == 0 or step == behind - before - 1:
+                run.log("lessons", before + step + 1, lessons_until(at["rounds"]))
             at["lesson"] = step + 1
             checkpoint.keep(at)
         if config.fit and config.inherit and (round_, at["student"]) == (0, 0) and kept_channels(student):
@@ -199,7 +200,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             now = round_ * student_steps + step
             optim_s.param_groups[0]["lr"] = student_lr * one_cycle(now / of)
             x, known = shown(step)
-            maps = alike if now < hinted else None
+            maps = alike if now < hints else None
             seen, wanted = (Observed(maps.student), Observed(maps.teacher)) if maps else (None, None)
             with torch.no_grad():
                 target = logits_of(teacher.model, x, wanted) if known is None or wanted else known
