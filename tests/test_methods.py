@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgekd import Images, checkpoint
 from edgekd.errors import Interrupted, UsageError
@@ -38,6 +38,10 @@ TINY: dict[str, dict[str, Any]] = {
         "prior": "procedural", "prior_images": 40, "rounds": 3, "image_steps": 9, "image_batch": 8,
         "batch": 16, "lesson_steps": 6, "student_steps": 9, "warp": 1.0, "mixed": 0.5, "features": 0.0,
     },
+    "rdskd_plus hints": {
+        "prior": "procedural", "prior_images": 40, "rounds": 3, "image_steps": 9, "image_batch": 8,
+        "batch": 16, "lesson_steps": 6, "student_steps": 9, "warp": 1.0, "mixed": 0.5, "hints": 4,
+    },
     "rdskd_plus none": {
         "prior": "none", "rounds": 3, "image_steps": 9, "image_batch": 16, "latent": 8, "generator_width": 8,
         "batch": 16, "student_steps": 9,
@@ -57,6 +61,7 @@ PHASES = {  # of the log, in order
     "fast": ("images", "images", "student", "images", "student"),
     "rdskd_plus": ("prior", "images", "student", "images", "student"),
     "rdskd_plus lessons": ("prior", "images", "lessons", "student", "images", "lessons", "student"),
+    "rdskd_plus hints": ("prior", "images", "student", "images", "lessons", "student"),
     "rdskd_plus none": ("images", "student", "images", "student"),
     "rdskd_plus generated": ("prior", "images", "images", "student", "student"),
 }
@@ -68,10 +73,15 @@ def run_method(
     """The student's weights and four samples."""
     method = METHODS[name.split()[0]]
     config = method.Config(**{**TINY[name], **changes})
-    spec = StudentSpec("resnet", 1, 4, teacher.images, teacher.classes)
-    student = build_student(spec, seed=5)
+    student = untrained(name, teacher)
     sampler = method.distill(teacher, student, config, Run(torch.device("cpu"), 5, folder, log))
     return student.state_dict(), sampler(4)
+
+
+def untrained(name: str, teacher: Teacher) -> nn.Module:
+    """One with the teacher's feature maps where they are asked for."""
+    width = 16 if "hints" in TINY[name] else 4
+    return build_student(StudentSpec("resnet", 1, width, teacher.images, teacher.classes), seed=5)
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -81,7 +91,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("name", TINY)
 def test_contract(name: str, teacher: Teacher, tmp_path: Path) -> None:
     before = copy.deepcopy(teacher.model.state_dict())
-    untrained = build_student(StudentSpec("resnet", 1, 4, teacher.images, teacher.classes), seed=5).state_dict()
+    start = untrained(name, teacher).state_dict()
     folders = [tmp_path / "a", tmp_path / "b"]
     results = []
     for seed, folder in enumerate(folders):
@@ -90,7 +100,7 @@ def test_contract(name: str, teacher: Teacher, tmp_path: Path) -> None:
         results.append(run_method(name, teacher, folder))
     (first, images), (second, again) = results
     assert equal(first, second) and torch.equal(images, again)
-    assert not equal(first, untrained)
+    assert not equal(first, start)
     assert equal(before, teacher.model.state_dict())
     assert images.shape == (4, 1, 8, 8) and images.isfinite().all() and not images.requires_grad
 
