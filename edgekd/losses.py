@@ -86,6 +86,16 @@ def bounded_increment(loss: Tensor, reference: Tensor, *, scale: float = 1.0, bo
     return increase.clamp(-bound, bound).exp() * loss / scale
 
 
+def bounded_ratio(loss: Tensor, reference: Tensor, *, scale: float = 1.0, bound: float = 2.0) -> Tensor:
+    """The same rule for a distance > 0 that has no natural unit: what counts is the increase of its logarithm.
+
+    The loss in units of `scale`, weighted by loss / reference, which is detached and lies in [e^-bound, e^bound]: twice
+    the reference weighs 2, whatever the teacher's size makes of the distance itself.
+    """
+    weight = (loss.detach() / reference.detach().clamp_min(1e-12)).clamp(math.exp(-bound), math.exp(bound))
+    return weight * loss / scale
+
+
 def pair_diversity(images: Tensor, logits: Tensor) -> Tensor:
     """Diversity within classes, in (0, 1]: mean exp(-d) over the pairs of the batch's halves that share a class.
 

@@ -87,7 +87,7 @@ BUDGETS: Mapping[str, Config] = {
     "best": Config(student_steps=64_000),
 }
 SCALES = {"authenticity": 1.0, "balance": 1.0, "diversity": 3.0, "batch_norm": 0.1, "adversarial": 1.0}  # rises of e
-DISTANT = 2.0  # the rise of e of losses.batch_norm_distance, which is a generator's that makes a batch in several steps
+DISTANT = 2.0  # the unit of losses.batch_norm_distance, of a generator that makes a batch in several steps
 BESIDE = 64  # pixels a side up to which a generator makes images beside a prior; beyond 32 not measured
 BATCHES = ((16, 128), (64, 256), (math.inf, 64))  # pixels a side at most, and the batches that are usual then
 IN_COLOUR = 128  # at most, but on a GPU, which they would not fill: twice the steps of half the images teach more

@@ -248,6 +248,19 @@ def test_bounded_increment_neither_vanishes_nor_drowns() -> None:
         assert loss.grad is not None and loss.grad.item() == pytest.approx(weight)
 
 
+def test_bounded_ratio_by_hand_in_any_unit_and_bounded() -> None:
+    for unit in (1.0, 100.0):
+        loss, reference = torch.tensor(3.0 * unit, requires_grad=True), torch.tensor(2.0 * unit)
+        value = losses.bounded_ratio(loss, reference, scale=0.5 * unit)
+        assert value.item() == pytest.approx(1.5 * 6)
+        value.backward()
+        assert loss.grad is not None and loss.grad.item() * unit == pytest.approx(1.5 * 2)
+    for change, weight in ((0.0, math.exp(-2)), (50.0, math.exp(2))):
+        loss = torch.tensor(change, requires_grad=True)
+        losses.bounded_ratio(loss, torch.tensor(1.0)).backward()
+        assert loss.grad is not None and loss.grad.item() == pytest.approx(weight)
+
+
 def test_pair_diversity_by_hand() -> None:
     images = torch.zeros(4, 1, 1, 2)
     images[2, 0, 0] = torch.tensor([1.0, 3.0])  # pairs (0, 2) and (1, 3): mean absolute differences 2 and 0

@@ -173,17 +173,16 @@ def test_a_term_is_compared_with_that_of_the_same_step_on_an_earlier_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within a batch every term falls, which is no reason to weigh the later steps less. Renewed an epoch later."""
-    pairs: dict[float, list[tuple[float, float]]] = {}  # a term's scale -> the term and its reference, step by step
-    true = losses.bounded_increment
+    seen: list[tuple[float, float]] = []  # BatchNorm's distance and its reference, step by step
+    true = losses.bounded_ratio
 
     def watched(term: torch.Tensor, reference: torch.Tensor, *, scale: float) -> torch.Tensor:
-        pairs.setdefault(scale, []).append((term.item(), reference.item()))
+        seen.append((term.item(), reference.item()))
         return true(term, reference, scale=scale)
 
-    monkeypatch.setattr(losses, "bounded_increment", watched)
+    monkeypatch.setattr(losses, "bounded_ratio", watched)
     steps, each, epoch = 60, 5, 20
     run(in_colour(), tmp_path, prior="procedural", generated=True, rounds=1, image_steps=steps, epoch=epoch)
-    seen = pairs[rdskd_plus_settings.DISTANT]  # of the distance to BatchNorm's statistics
     assert len(seen) == steps
     for step, (_, reference) in enumerate(seen):
         batch, place = divmod(step, each)
