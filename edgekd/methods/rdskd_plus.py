@@ -52,7 +52,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     rng, pens = (torch.Generator(run.device).manual_seed(run.seed) for _ in range(2))  # pens: of the prior
     source = open_prior(config.prior or "none", facts)
     scales = SCALES | ({"batch_norm": DISTANT} if lasting else {})
-    rules = {"batch_norm": losses.bounded_ratio} if lasting else {}  # of a distance; bounded_increment of all else
+    rules = {"batch_norm": losses.bounded_ratio} if config.generated else {}  # generators start far from it
     hard_from = rounds // 3  # round from which images are made to be hard for the student
     since = 0 if source or not config.adversarial else hard_from  # generators': of a prior all held out are alike
     student_steps = config.student_steps // rounds
