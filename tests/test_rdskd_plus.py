@@ -191,6 +191,23 @@ def test_a_term_is_compared_with_that_of_the_same_step_on_an_earlier_batch(
     assert len({reference for _, reference in seen}) == each * (1 + steps // epoch)
 
 
+@pytest.mark.parametrize(("prior", "distances"), [("none", 12), ("procedural", 0)])
+def test_a_generator_weighs_the_distance_to_the_statistics_by_its_logarithm(
+    teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prior: str, distances: int
+) -> None:
+    """It starts far from them; images of a prior that are refined do not, and keep a fixed unit."""
+    units: list[float] = []
+    true = losses.bounded_ratio
+
+    def watched(term: torch.Tensor, reference: torch.Tensor, *, scale: float) -> torch.Tensor:
+        units.append(scale)
+        return true(term, reference, scale=scale)
+
+    monkeypatch.setattr(losses, "bounded_ratio", watched)
+    run(teacher, tmp_path, prior=prior)
+    assert units == [rdskd_plus_settings.SCALES["batch_norm"]] * distances
+
+
 def test_hard_images_need_a_student_that_learns_between_them() -> None:
     with pytest.raises(UsageError, match="has not learnt yet"):
         configure("rdskd_plus", "fast", {"prior": "none", "adversarial": 1.0}, in_colour())
