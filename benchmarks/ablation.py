@@ -7,7 +7,7 @@ Feature maps lead the first 800 steps by themselves: `-- --set=features=1` puts 
 
 Some are taken away only where --only names them, as they are not in every training: "fit" (of pruned students),
 "inheritance" (of first weights, from the teacher), "refinement" (images made beside a prior, whether by a generator or
-refined), and of colour images "generator" (refined ones instead of its), "iterations" (all of it made first: rounds instead),
+refined), and of colour images "generator" (refined ones instead of its), "iterations" (rounds instead),
 "history" (the statistics of earlier batches), "shift" (images moved while they are made) and "muon" (SGD instead).
 
 One JSON line per run; the same command goes on where it was stopped. Ends with mean, spread and change per ingredient.
