@@ -2,9 +2,10 @@
 
     python benchmarks/table.py [benchmarks/results/*.jsonl] [--markdown] [--plots FOLDER [--format svg]]
 
-Runs are put together only where all settings and edgekd's version are the same; with and without a prior are rows of
-their own. Top-1 is that of the last model's fp32 graph on test images, mean and sample standard deviation over seeds.
-Seconds are those of the whole command, export and measuring included; memory is the highest. --plots needs matplotlib.
+Runs are put together only where all settings and edgekd's version are the same, but for the numbers of steps, images
+and rounds that --minutes plans for each; with and without a prior are rows of their own. Top-1 is that of the last
+model's fp32 graph on test images, mean and sample standard deviation over seeds. Seconds are those of the whole
+command, export and measuring included; memory is the highest. --plots needs matplotlib.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from record import lines
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from edgekd.pace import PHASES
+
 Line = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]  # heads, rows
+PLANNED = {*PHASES, "rounds", "prior_images", "prior_drawn"}  # by --minutes, for each run as fast as it was then
 HEADS = ["pair", "teacher", "method", "budget", "prior", "seeds", "top-1", "seconds", "samples", "peak MB", "edgekd"]
 
 
 def grouped(found: Iterable[Line]) -> dict[tuple[str, ...], list[Line]]:
-    """(pair, prior, method, budget with the settings that were named, edgekd, all settings) -> a line per seed.
+    """(pair, prior, method, budget with the settings that were named, edgekd, other settings) -> a line per seed.
 
     Lines of robustness.py and those without a method (written before methods.py) are left out; of two lines of one
     seed the later counts.
@@ -40,7 +44,8 @@ def grouped(found: Iterable[Line]) -> dict[tuple[str, ...], list[Line]]:
         if "method" not in line or "cell" in line:
             continue
         budget = " ".join([line["budget"], *re.findall(r"--set[= ](\S+)", line["command"])])
-        settings = json.dumps(line["settings"], sort_keys=True)
+        planned = PLANNED if line["budget"].endswith("minutes") else set[str]()
+        settings = json.dumps({n: v for n, v in line["settings"].items() if n not in planned}, sort_keys=True)
         name = (line["pair"], line["prior"], line["method"], budget, line["edgekd"], settings)
         groups[name][line["seed"]] = line
     order = sorted(groups, key=lambda name: (name[0], name[1] != "none", *name[1:]))

@@ -178,6 +178,17 @@ def test_other_settings_and_versions_are_other_rows() -> None:
     assert sorted((row[3], row[6]) for row in rows) == [("fast", "70.00"), ("fast", "80.00"), ("fast batch=8", "90.00")]
 
 
+def test_seeds_of_one_plan_are_a_row_whatever_steps_it_had_for_each() -> None:
+    from table import methods
+
+    plans = [{"batch": 4, "student_steps": 700, "rounds": 3}, {"batch": 4, "student_steps": 800, "rounds": 4}]
+    found = [line(seed, 0.8 + seed / 10, budget="8 minutes", settings=plan) for seed, plan in enumerate(plans)]
+    other = [*found, line(2, 0.7, budget="8 minutes", settings={"batch": 8})]
+    assert [(row[5], row[6]) for row in methods(other)[1]] == [("2", "85.00 ± 7.07"), ("1", "70.00")]
+    named = [one | {"budget": "fast"} for one in found]  # by a person: settings like any others
+    assert [row[5] for row in methods(named)[1]] == ["1", "1"]
+
+
 def test_robustness_of_hand_made_lines() -> None:
     from table import robustness
 
