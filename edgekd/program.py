@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.errors import TeacherError
+from edgekd.program_layers import layers_of
 
 _CLASSIFIERS = """
 _safe_softmax _to_copy _unsafe_view abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d
@@ -39,6 +40,7 @@ PASSING = frozenset(
     {"_to_copy", "_unsafe_view", "alias", "clone", "contiguous", "detach", "dropout", "flatten", "reshape", "squeeze"}
     | {"to", "view"}
 )  # between a softmax and the output they change nothing of it but its shape
+VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default"})
 ARITHMETIC: Mapping[str, Callable[..., Any]] = {
     name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "neg", "mod")
 }
@@ -92,31 +94,51 @@ def capture(model: nn.Module, example: Tensor) -> tuple[list[Any], dict[str, Ten
 class Program(nn.Module):
     """Runs the nodes that `capture` gave: (N, C, H, W) -> what the captured model returns. Differentiable.
 
-    A node ["part", count] says that the graph serves batches of `count` images only. Raises TeacherError for a node
-    that is malformed or names an operator outside OPERATORS.
+    Layers with weights are modules (edgekd.program_layers), l0, l1, ... A node ["part", count] says that the graph
+    serves batches of `count` images only. Raises TeacherError for a node that is malformed or names an operator outside
+    OPERATORS.
     """
 
     def __init__(self, nodes: list[Any], tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.keys = {name: f"t{index}" for index, name in enumerate(tensors)}
-        for name, tensor in tensors.items():
-            self.register_buffer(self.keys[name], tensor)
         self.nodes: list[tuple[str, str, Any, Any, Any]] = []
         self.part: int | None = None
         for node in nodes:
             match node:
                 case ["part", int(count)] if count > 0:
                     self.part = count
-                case ["tensor", str(name), str(source)] if source in self.keys:
-                    self.nodes.append(("tensor", name, self.keys[source], None, None))
+                    self.nodes.append(("part", "", None, None, None))
+                case ["tensor", str(name), str(source)] if source in tensors:
+                    self.nodes.append(("tensor", name, source, None, None))
                 case ["input", str(name)]:
                     self.nodes.append(("input", name, None, None, None))
                 case ["call", str(name), str(target), list(args), dict(kwargs)]:
-                    self.nodes.append(("call", name, operator_named(target), args, kwargs))
+                    what = _reshaped if target in VIEWS else operator_named(target)
+                    self.nodes.append(("call", name, what, args, kwargs))
                 case ["output", str(name)]:
                     self.nodes.append(("output", name, None, None, None))
                 case _:
                     raise TeacherError(f"the teacher's graph holds a node that is not one: {node!r}", code="E0321")
+        self.keys: dict[str, str] = {}  # name of a tensor -> its name in state_dict()
+        self._take_layers(nodes, tensors)
+        for name in [name for name in tensors if name not in self.keys]:
+            self.keys[name] = f"t{len(self.keys)}"
+            self.register_buffer(self.keys[name], tensors[name])
+
+    def _take_layers(self, nodes: list[Any], tensors: Mapping[str, Tensor]) -> None:
+        """Puts modules in the places of the nodes that they stand for, and of the tensors that they hold."""
+        for place, layer in layers_of(nodes, tensors).items():
+            name = f"l{place}"
+            self.add_module(name, layer.module)
+            self.keys |= {source: f"{name}.{own}" for own, source in layer.sources.items()}
+            self.nodes[place] = ("layer", nodes[place][1], name, layer.input, None)
+        unused = {("tensor", source) for source in self.keys}
+        self.nodes = [node for node in self.nodes if node[0] != "part" and (node[0], node[2]) not in unused]
+
+    def layers(self) -> dict[str, nn.Module]:
+        """The modules by the names that their weights had, without ".weight", as the captured network named them."""
+        weights = {name: key.rpartition(".") for name, key in self.keys.items() if key.endswith(".weight")}
+        return {name.removesuffix(".weight"): self.get_submodule(module) for name, (module, _, _) in weights.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         return self._run(x) if self.part is None else self._in_parts(x, self.part)
@@ -135,8 +157,10 @@ class Program(nn.Module):
                     *(real_value(a, values, x.device) for a in args),
                     **{k: real_value(v, values, x.device) for k, v in kwargs.items()},
                 )
+            elif kind == "layer":
+                values[name] = getattr(self, what)(real_value(args, values, x.device))
             elif kind == "tensor":
-                values[name] = getattr(self, what)
+                values[name] = getattr(self, self.keys[what])
             elif kind == "input":
                 values[name] = x
             else:
@@ -194,6 +218,11 @@ def _name(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return str(target)  # "aten.conv2d.default"
     return f"operator.{getattr(target, '__name__', target)}"
+
+
+def _reshaped(self: Tensor, size: list[int]) -> Tensor:
+    """In place of a view, which maps whose channels lie last in memory do not have."""
+    return self.reshape(size)
 
 
 def operator_named(name: str) -> Callable[..., Any]:

@@ -50,10 +50,12 @@ class Pruning:
     """A copy of a teacher that is narrowed step by step."""
 
     model: nn.Module
+    images: Images  # what it is fed
     graph: torch_pruning.DependencyGraph
     layers: list[Own]
     effort: int  # channels of these layers and of all that is pruned with them
     whole: int  # MACs of the teacher
+    fixed: int  # of these, what no layer of `places` costs
     places: dict[Layer, int]  # layer -> MACs per weight
     align: int  # see `pruned`
     order: list[Slice]  # to go one after the other; empty: all layers lose the same share
@@ -64,7 +66,7 @@ class Pruning:
     def share(self) -> float:
         """Of the teacher's MACs, that is left."""
         now = sum(module.weight.numel() * places for module, places in self.places.items())
-        return now / self.whole
+        return (now + self.fixed) / self.whole
 
 
 def pruned(teacher: Teacher, *, share: float, align: int = 1, prior: str = "") -> nn.Module:
@@ -72,8 +74,8 @@ def pruned(teacher: Teacher, *, share: float, align: int = 1, prior: str = "") -
 
     align: the widths that change become multiples of it where there are enough channels. prior: whose images show what
     each channel is worth; empty: all layers lose the same share. The same teacher, share, align and prior give the
-    same network on one machine. Raises UsageError where the teacher came as a graph (its layers are no modules), where
-    no layer can be pruned, or the share cannot be reached.
+    same network on one machine. Raises UsageError where no layer can be pruned, the share cannot be reached, or the
+    teacher's code or graph counts on the number of channels.
     """
     counted = _begin(teacher, align, prior)
     counted.model.to("meta")
@@ -130,13 +132,6 @@ def shown_to(teacher: Teacher, prior: str) -> str:
 
 
 def _begin(teacher: Teacher, align: int, prior: str) -> Pruning:
-    if isinstance(teacher.model, Program):
-        raise UsageError(
-            "a teacher that came as a graph cannot be pruned",
-            code="E0213",
-            why="pruning needs its layers as modules",
-            fix="give its state_dict with --arch, or another --student",
-        )
     model, images = copy.deepcopy(teacher.model).cpu(), teacher.images
     for parameter in model.parameters():
         parameter.requires_grad_(True)  # the dependencies are read off the gradient's graph
@@ -154,14 +149,15 @@ def _begin(teacher: Teacher, align: int, prior: str) -> Pruning:
     of = cost(model, images)
     names = {module: name for name, module in model.named_modules()}
     own = [own_of(names[layer], layer, group) for layer, group in groups.items() if is_own(graph, group)]
-    modules = dict(model.named_modules())
+    modules = model.layers() if isinstance(model, Program) else dict(model.named_modules())  # as cost() names them
     places: dict[Layer, int] = {}
     for op in of.ops:
         layer = modules.get(op.name)
         if op.weights and isinstance(layer, nn.Conv2d | nn.Linear):
             places[layer] = places.get(layer, 0) + op.macs // op.weights
+    fixed = of.macs - sum(layer.weight.numel() * each for layer, each in places.items())
     effort = sum(each.channels * sum(len(item.idxs) for item in groups[each.layer]) for each in own)
-    pruning = Pruning(model, graph, own, effort, of.macs, places, align, [], {})
+    pruning = Pruning(model, images, graph, own, effort, of.macs, fixed, places, align, [], {})
     if prior and effort <= TANGLED:
         _look(pruning, _scores.setdefault(teacher.model, {}), prior, images)
     return pruning
@@ -199,7 +195,24 @@ def _reached(pruning: Pruning, shares: Sequence[float]) -> Iterator[float]:
             if done >= steps:
                 return
             _narrow(pruning, (done + 1) * step)
+        _run(pruning)
         yield pruning.share()
+
+
+def _run(pruning: Pruning) -> None:
+    """Raises UsageError where the narrowed network, whose weights are on meta, does not run any more."""
+    images = pruning.images
+    x = torch.zeros(1, images.channels, images.height, images.width, device="meta")
+    try:
+        with torch.no_grad():
+            pruning.model(x)
+    except RuntimeError as error:
+        raise UsageError(
+            "this teacher cannot be pruned",
+            code="E0213",
+            why=f"its code or graph counts on the number of channels: {str(error).splitlines()[0]}",
+            fix="another --student; or x.flatten(1) for x.view(-1, 400) in the teacher's forward, and save it anew",
+        ) from error
 
 
 def _narrow(pruning: Pruning, ratio: float) -> None:

@@ -131,13 +131,19 @@ def test_families_one_by_one(resnet20: Teacher) -> None:
         search(resnet20, load_profile("cpu"), family="bottleneck")
 
 
-def test_a_teacher_that_is_a_graph_has_no_pruned_student(teacher: Teacher) -> None:
+def test_a_teacher_that_is_a_graph_has_pruned_students_too(teacher: Teacher) -> None:
     assert {c.spec.family for c in search(teacher, load_profile("cpu")).candidates} == {"cnn"}  # 8 pixels
-    with pytest.raises(UsageError, match="came as a graph"):
-        search(teacher, load_profile("cpu"), family="pruned")
     large = dataclasses.replace(teacher, images=Images(1, 24, 24, (0.5,), (0.5,)))
     found = search(large, load_profile("cpu"))
-    assert "came as a graph" in found.basis and not any(c.spec.family == "pruned" for c in found.candidates)
+    assert any(c.spec.family == "pruned" for c in found.candidates)
+    assert search(teacher, load_profile("cpu"), family="pruned").chosen.spec.family == "pruned"
+
+
+def test_a_teacher_that_cannot_be_pruned_has_other_students(resnet20: Teacher) -> None:
+    layers = [nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.AvgPool2d(7), nn.Unflatten(1, (8, 8))]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 4 * 4, 10))
+    found = search(dataclasses.replace(resnet20, model=model.eval()), load_profile("cpu"))
+    assert "number of channels" in found.basis and not any(c.spec.family == "pruned" for c in found.candidates)
 
 
 def test_pruned_widths_are_what_the_device_likes(resnet20: Teacher) -> None:

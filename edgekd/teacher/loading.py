@@ -83,6 +83,7 @@ def load_teacher(
     count = len(classes) if classes else len(content.classes or ()) or None
     example = torch.rand(2, facts.channels, facts.height, facts.width, generator=torch.Generator().manual_seed(0))
     logits = _logits(model, example, count)
+    model = _of_any_layout(model, example)
     if _probabilities(logits):
         model = nn.Sequential(model, Logarithm())
         notes += ("its outputs are probabilities; their logarithms are used",)
@@ -93,6 +94,16 @@ def load_teacher(
         model=model, images=facts, classes=names, sha256=sha256(path), architecture=name,
         notes=notes, warnings=warnings,
     )  # fmt: skip
+
+
+def _of_any_layout(model: nn.Module, example: Tensor) -> nn.Module:
+    """The model, or its graph where its code cannot take what training feeds: x.view(len(x), -1), channels last."""
+    try:
+        with torch.no_grad():
+            model(example.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:
+        return Program(*capture(model, example))
+    return model
 
 
 class Logarithm(nn.Module):
