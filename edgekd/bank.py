@@ -185,8 +185,3 @@ class Bank:
         self.largest, self.weighed, self.weights = state.get("largest", 0), 0, None
         self.by_class, self.counted = torch.zeros_like(self.by_class), 0
         self.near = self.pixels.to(self.near[0].device), self.logits.to(self.near[1].device)
-
-    def close(self) -> None:
-        """Deletes the file."""
-        del self.pixels, self.logits, self.maps, self.near
-        self.path.unlink(missing_ok=True)

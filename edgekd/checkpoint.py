@@ -200,8 +200,3 @@ def _finite(value: Any) -> bool:
     if isinstance(value, Mapping):
         return all(_finite(v) for v in value.values())
     return all(_finite(v) for v in value) if isinstance(value, list | tuple) else True
-
-
-def scalar(value: float | Tensor) -> float:
-    """A loss as a plain number, for counters and logs. Waits for the device."""
-    return float(value.item()) if isinstance(value, Tensor) else float(value)

@@ -39,6 +39,7 @@ class _Batch:
 
     most: int | None = None  # images that a network gets at once; None: memory has sufficed so far
     last: int = 0  # images of the last call
+    bound: bool = False  # whether that call's network had to have them all, though fewer were asked for
 
 
 _batch = _Batch()
@@ -51,7 +52,8 @@ def in_parts(model: nn.Module, x: Tensor, observed: Observed | None = None) -> T
     """
     _batch.last = len(x)
     fits = fits_memory(x)
-    if fits or _statistics(model):
+    _batch.bound = not fits and _statistics(model)
+    if fits or _batch.bound:
         with observed or nullcontext(), nullcontext() if fits or not x.is_cuda else save_on_cpu(pin_memory=True):
             whole: Tensor = model(x)
             return whole
@@ -96,22 +98,26 @@ def _as_now(model: nn.Module) -> Callable[[Tensor], Tensor]:
 def within_memory(train: Callable[[], T], again: Callable[[int], None]) -> T:
     """train(), begun again with half as many images at once whenever memory runs out; again(images) is called before.
 
-    Raises EnvironmentLacking where it cannot hold one image; every other error, and that of one of several processes
-    that train together, passes through.
+    Raises EnvironmentLacking where it cannot hold one image, or the whole batch of a network that must have it, and in
+    one of several processes that train together: the others would not halve theirs. Every other error passes through.
     """
-    _batch.most, _batch.last = None, 0
+    _batch.most, _batch.last, _batch.bound = None, 0, False
     while True:
         try:
             return train()
         except (MemoryError, RuntimeError) as error:
-            if not short_of_memory(error) or (dist.is_available() and dist.is_initialized()):
+            if not short_of_memory(error):
                 raise
             half = (_batch.last if _batch.most is None else min(_batch.most, _batch.last)) // 2
-            if half == 0:
+            together = dist.is_available() and dist.is_initialized()
+            if half == 0 or _batch.bound or together:
+                tried = (
+                    "a student with BatchNorm needs its whole batch at once" if _batch.bound else "even with one image"
+                )
                 raise EnvironmentLacking(
                     "the device's memory does not suffice for this training",
                     code="E0406",
-                    why=f"even with one image at a time: {str(error).strip().splitlines()[0]}",
+                    why=f"{'in one of several processes' if together else tried}: {str(error).strip().splitlines()[0]}",
                     fix="a smaller batch, e.g.  --set batch=64, or free the memory that other programs hold",
                 ) from error
         _batch.most = half  # not in the handler: the error holds the frames, and these the tensors

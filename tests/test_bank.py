@@ -99,8 +99,6 @@ def test_found_again_after_an_interruption(tmp_path: Path) -> None:
     again = Bank(tmp_path / "bank.u8", FACTS, capacity=4, classes=2)
     again.load_state_dict(state)
     assert len(again) == 3 and torch.equal(again.pixels, bank.pixels) and torch.equal(again.logits, bank.logits)
-    again.close()
-    assert not (tmp_path / "bank.u8").exists()
 
 
 def test_full_disk_shows_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

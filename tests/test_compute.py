@@ -101,6 +101,35 @@ def test_too_little_for_one_image(teacher: Teacher, tmp_path: Path) -> None:
     assert lacking.value.code == "E0406" and "Tried to allocate 1 GiB" in lacking.value.why
 
 
+def lacking_of(model: nn.Module) -> tuple[str, int]:
+    """Why a training ends whose only step is the network's on 8 images, and how often it began."""
+    begun = list[int]()
+
+    def train() -> None:
+        begun.append(1)
+        memory.in_parts(model, torch.zeros(8, 3, 4, 4))
+
+    with pytest.raises(EnvironmentLacking) as lacking:
+        memory.within_memory(train, lambda images: None)
+    assert lacking.value.code == "E0406"
+    return lacking.value.why, len(begun)
+
+
+def test_what_needs_its_whole_batch_is_not_begun_again_for_less() -> None:
+    norm = nn.BatchNorm2d(3)
+    why, begun = lacking_of(Narrow(norm.train(), most=4))
+    assert "whole batch" in why and begun == 2
+    memory.within_memory(lambda: memory.in_parts(Narrow(norm.eval(), most=4), torch.zeros(8, 3, 4, 4)), lambda _: None)
+    why, begun = lacking_of(Narrow(norm.eval(), most=0))
+    assert "one image" in why and begun == 4  # 8, 4, 2, 1
+
+
+def test_one_of_several_processes_ends_with_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    why, begun = lacking_of(Narrow(nn.Identity(), most=4))
+    assert "several processes" in why and begun == 1
+
+
 def test_other_errors_pass() -> None:
     def broken() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
