@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from edgekd.files import written
 
 COLUMNS, ROWS = 12, 20  # images per class; classes shown at most
+CLASSES = "classes"  # text of the PNG: the class of each row, a JSON list
 GAP, SIDE = 2, 48  # pixels between images; images smaller than this are enlarged by whole factors
 
 
 def write_grid(pixels: NDArray[np.uint8], labels: NDArray[np.int64], path: Path) -> None:
     """Writes a PNG with the first 12 images of each class, one row per class that occurs, at most the first 20.
 
+    Which classes these are stands in the file.
     pixels: uint8 (N, C, H, W); of more than three channels the first is shown. labels: (N,).
     """
     _, channels, height, width = pixels.shape
@@ -29,5 +33,7 @@ def write_grid(pixels: NDArray[np.uint8], labels: NDArray[np.int64], path: Path)
             top, left = row * (height + GAP), column * (width + GAP)
             sheet[top : top + height, left : left + width] = image.transpose(1, 2, 0)
     picture = Image.fromarray(sheet).resize((sheet.shape[1] * zoom, sheet.shape[0] * zoom), Image.Resampling.NEAREST)
+    text = PngInfo()
+    text.add_text(CLASSES, json.dumps(found.tolist()))
     with written(path) as temporary:
-        picture.save(temporary, format="PNG")
+        picture.save(temporary, format="PNG", pnginfo=text)

@@ -6,6 +6,7 @@ import base64
 import functools
 import hashlib
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,20 +135,20 @@ def _plan(documents: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _images(subject: Subject) -> dict[str, Any] | None:
-    """images.png as a data: address, with a name for each row where every class has one."""
+    """images.png as a data: address, with the name of each row's class where the file says which that is."""
     path = subject.folder / "images.png"
     if not path.is_file():
         return None
     from PIL import Image
 
-    from edgekd.grid import GAP, ROWS, SIDE
+    from edgekd.grid import CLASSES, GAP, SIDE
 
     data, kind, manifest = path.read_bytes(), "png", subject.documents["manifest"]
     facts = manifest["images"]
     with Image.open(io.BytesIO(data)) as picture:
         zoom = max(1, SIDE // max(facts["height"], facts["width"]))
         rows = (picture.height // zoom + GAP) // (facts["height"] + GAP)
-        size = picture.size
+        size, shown = picture.size, json.loads(picture.info.get(CLASSES, "[]"))
         if len(data) > LARGEST_GRID:
             small = picture.convert("RGB")
             small.thumbnail((GRID_WIDTH, 10 * GRID_WIDTH))
@@ -159,7 +160,7 @@ def _images(subject: Subject) -> dict[str, Any] | None:
         "address": f"data:image/{kind};base64,{base64.b64encode(data).decode()}",
         "size": size,
         "rows": rows,
-        "labels": names[:rows] if rows == min(len(names), ROWS) else [],  # fewer rows: some class never occurs
+        "labels": [names[label] for label in shown if label in range(len(names))],
     }
 
 
