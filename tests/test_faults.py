@@ -21,7 +21,7 @@ import torch
 from test_methods import TINY
 from torch import Tensor, nn
 
-from edgekd import checkpoint, collapse, divergence, load_teacher, training_log
+from edgekd import checkpoint, collapse, divergence, load_teacher, losses, training_log
 from edgekd.collapse import RENEWALS, renewed, spread
 from edgekd.compute import descend
 from edgekd.divergence import Diverged, paced
@@ -194,6 +194,26 @@ def test_rounds_whose_generator_collapses_begin_anew_and_end(
     assert [step for phase, step in log if phase == "collapse"] == [1, 2, 3] * 3
     _, log, _ = distilled(teacher, tmp_path / "..", "rdskd_plus none", image_steps=3, rounds=1)
     assert collapse.FLOOR < 1 and "collapse" not in {phase for phase, _ in log}  # too short to be judged
+
+
+def test_what_a_collapsed_generator_has_shown_is_forgotten(
+    teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The statistics of earlier batches, towards which later ones are made, are of images that are not wanted."""
+    seen = list[tuple[int, float]]()
+    plain = losses.batch_norm_distance
+
+    def looked_at(inputs: Any, history: Any, *, momentum: float) -> Tensor:
+        seen.append((len(seen), momentum))
+        assert momentum > 0 or all(not statistic.any() for statistic in history)
+        return plain(inputs, history, momentum=momentum)
+
+    monkeypatch.setattr(losses, "batch_norm_distance", looked_at)
+    monkeypatch.setattr(collapse, "half_way", lambda step, steps, logits, renewals: step == 3 and renewals == 0)
+    name = next(name for name in TINY if TINY[name].get("batch_iterations") == 2)
+    distilled(teacher, tmp_path, name, image_steps=12, batch_norm_momentum=0.9)
+    fresh = [step for step, momentum in seen if momentum == 0]
+    assert fresh[:2] == [0, 1] and 4 in fresh
 
 
 def test_one_run_per_folder(tmp_path: Path) -> None:

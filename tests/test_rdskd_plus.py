@@ -306,6 +306,10 @@ def test_terms_are_those_that_the_prior_and_the_round_call_for(teacher: Teacher,
     images = [figures for phase, _, _, figures in lines if phase == "images"]
     assert set(images[0]) == {"authenticity", "balance", "diversity", "batch_norm"}
     assert set(images[-1]) == {*images[0], "adversarial"}  # after a third of the rounds
+    for rounds in (1, 2):  # never before the student has learnt
+        lines, _ = run(teacher, tmp_path / str(rounds), prior="none", rounds=rounds)
+        first = [figures for phase, step, steps, figures in lines if phase == "images" and step <= steps / rounds]
+        assert first and not any("adversarial" in figures for figures in first)
     lines, _ = run(teacher, tmp_path / "strokes", prior="procedural")
     images = [figures for phase, _, _, figures in lines if phase == "images"]
     assert set(images[0]) == {"authenticity", "batch_norm"}

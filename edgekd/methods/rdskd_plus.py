@@ -53,7 +53,7 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
     source = open_prior(config.prior or "none", facts)
     scales = SCALES | ({"batch_norm": DISTANT} if lasting else {})
     rules = {"batch_norm": losses.bounded_ratio} if config.generated else {}  # generators start far from it
-    hard_from = rounds // 3  # round from which images are made to be hard for the student
+    hard_from = max(1, rounds // 3)  # round from which images are made to be hard for the student: it has learnt before
     since = 0 if source or not config.adversarial else hard_from  # generators': of a prior all held out are alike
     student_steps = config.student_steps // rounds
     given, made, lessons = (
@@ -160,7 +160,9 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
             ]).sum()  # fmt: skip
             descend(loss_m, optim_m)
             if config.generated and collapse.half_way(step, 2 * young, logits, at["renewals"]):
-                at |= {"image": 0, "renewals": at["renewals"] + 1}
+                at |= {"image": 0, "renewals": at["renewals"] + 1, "batches": 0}
+                for statistic in history:  # of images that are not wanted
+                    statistic.zero_()
                 run.log("collapse", at["renewals"], collapse.RENEWALS, spread=collapse.spread(logits))
                 break
             last = step == image_steps - 1
