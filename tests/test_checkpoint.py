@@ -199,7 +199,7 @@ def test_a_checkpoint_whose_images_are_gone_is_refused(tmp_path: Path) -> None:
     bank = grown(tmp_path / "b.u8")
     bank.add_pixels(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.zeros(1, 2))
     state = bank.state_dict()
-    bank.close()
+    (tmp_path / "b.u8").unlink()
     with pytest.raises(IntegrityError, match="not in") as refused:
         grown(tmp_path / "b.u8").load_state_dict(state)
     assert refused.value.code == "E0712"
