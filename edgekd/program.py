@@ -70,13 +70,15 @@ def capture(model: nn.Module, example: Tensor) -> tuple[list[Any], dict[str, Ten
     signature = exported.graph_signature
     sources = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     sources |= signature.inputs_to_lifted_tensor_constants
+    first = {key: name for name, key in model.keys.items()} if isinstance(model, Program) else {}
     tensors: dict[str, Tensor] = {}
     nodes: list[Any] = []
     for node in exported.graph.nodes:
         if node.op == "placeholder" and node.name in sources:
-            name = sources[node.name]
-            known = exported.state_dict if name in exported.state_dict else exported.constants
-            tensors[name] = known[name].detach().clone()
+            source = sources[node.name]
+            known = exported.state_dict if source in exported.state_dict else exported.constants
+            name = first.get(source, source)  # as the network named it that was captured first
+            tensors[name] = known[source].detach().clone()
             nodes.append(["tensor", node.name, name])
         elif node.op == "placeholder":
             nodes.append(["input", node.name])

@@ -140,6 +140,8 @@ def test_a_pruned_graph_learns_and_can_be_saved(tmp_path: Path) -> None:
     now = small.state_dict()
     assert before and not any(torch.equal(was, now[name]) for name, was in before.items())  # statistics learn, too
     again = by_program(small.eval(), tmp_path / "student.pt")
+    assert isinstance(small, Program) and isinstance(again.model, Program)
+    assert again.model.keys.keys() == small.keys.keys() >= {"conv1.weight", "bn1.running_mean"}
     x = torch.randn(3, 3, 32, 32)
     assert torch.equal(again.model(x), small(x))
 
