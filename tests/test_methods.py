@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekd import Images, checkpoint
+from edgekd import Images, checkpoint, compute, losses
 from edgekd.errors import Interrupted, UsageError
+from edgekd.generator import images_from, new_generator
 from edgekd.methods import METHODS, configure
+from edgekd.observe import Observed
 from edgekd.student import build_student
 from edgekd.types import Run, StudentSpec, Teacher
 
@@ -107,7 +109,7 @@ def test_contract(name: str, teacher: Teacher, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_resumed_student_is_the_uninterrupted_one_bit_for_bit(name: str, teacher: Teacher, tmp_path: Path) -> None:
-    whole, _ = run_method(name, teacher, tmp_path)
+    whole, images = run_method(name, teacher, tmp_path)
     folder = tmp_path / "stopped"
     folder.mkdir()
 
@@ -124,8 +126,8 @@ def test_resumed_student_is_the_uninterrupted_one_bit_for_bit(name: str, teacher
         assert stopped.value.exit_code == 130
         names = {p.name for p in folder.iterdir()}
         assert "distillation.ckpt" in names and not any(name.endswith(".tmp") for name in names)
-    resumed, _ = run_method(name, teacher, folder)
-    assert equal(whole, resumed)
+    resumed, again = run_method(name, teacher, folder)
+    assert equal(whole, resumed) and torch.equal(images, again)
 
 
 def test_references_are_those_of_the_second_step(
@@ -164,12 +166,33 @@ def test_every_method_is_tested() -> None:
     assert {name.split()[0] for name in TINY} == set(METHODS)
 
 
-def test_published_settings() -> None:
+def test_published_settings(teacher: Teacher) -> None:
     config = METHODS["rdskd"].BUDGETS["paper"]
     assert (config.batch, config.generator_steps, config.student_steps) == (512, 20 * 120, 1000 * 120)
     assert (config.generator_lr, config.student_lr, config.temperature, config.epoch) == (1e-3, 2e-3, 10.0, 120)
     assert (config.one_hot, config.information_entropy, config.diversity, config.generator_width) == (1, 1, 1, 128)
     assert config.batch_norm == 0  # the paper matches no statistics
+    colour = dataclasses.replace(teacher, images=Images(3, 8, 8, (0.5,) * 3, (0.5,) * 3))
+    mnist, cifar = (configure("rdskd", "paper", {}, t) for t in (teacher, colour))
+    assert (mnist.latent, mnist.student_decay_at) == (100, 1.0)  # the rate falls for CIFAR-10 alone
+    assert (cifar.latent, cifar.student_decay_at) == (1000, 0.8)
+    assert configure("rdskd", "paper", {"student_decay_at": 0.0}, teacher).student_decay_at == 0
+
+
+@pytest.mark.parametrize(("decay_at", "last"), [(None, 2e-3), (0.8, 2e-4)])
+def test_rdskds_rate_on_gray_images_falls_only_where_asked(
+    decay_at: float | None, last: float, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+    step = torch.optim.Adam.step
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    run_method("rdskd", teacher, tmp_path, generator_steps=1, student_steps=5, student_decay_at=decay_at)
+    assert rates == pytest.approx([1e-3] + [2e-3] * 4 + [last])
 
 
 def test_budgets_and_settings(teacher: Teacher) -> None:
@@ -191,12 +214,34 @@ def test_budgets_and_settings(teacher: Teacher) -> None:
         assert words in refused.value.what + refused.value.why
 
 
-def test_exponential_rule_is_on_the_gradient_path(teacher: Teacher, tmp_path: Path) -> None:
-    """Without the weights of its terms the generator does not learn; a weight that is not used would pass unseen."""
+WEIGHTS = {"one_hot": 2.0, "information_entropy": 3.0, "diversity": 5.0, "batch_norm": 7.0}
+
+
+def test_rdskds_first_step_by_hand(teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "bf16_pays", lambda kind: False)
+    told: dict[str, float] = {}
+
+    def log(phase: str, step: int, steps: int, **figures: float) -> None:
+        told.update(figures if phase == "generator" else {})
+
+    run_method("rdskd", teacher, tmp_path, log=log, generator_steps=1, student_steps=1, **WEIGHTS)
+    generator = new_generator(teacher.images, latent=8, width=8, seed=5, device=torch.device("cpu")).train()
+    x = images_from(generator, torch.randn(16, 8, generator=torch.Generator().manual_seed(5)))
+    with Observed() as observed:
+        logits = teacher.model(x)
+    p = logits.softmax(dim=1)
+    mean = p.mean(dim=0)
+    expected = 2 * (-p.max(dim=1).values.log().mean()).exp() + 3 * (mean * mean.log()).sum().exp()
+    expected = expected + 5 * (p[8:] - p[:8]).norm() / (x[8:] - x[:8]).norm()
+    expected = expected + 7 * losses.batch_norm(observed.batch_norms)
+    assert told["loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_every_term_of_rdskd_is_on_the_gradient_path(name: str, teacher: Teacher, tmp_path: Path) -> None:
     samples = []
-    for index, weight in enumerate((1.0, 0.0)):
-        folder = tmp_path / str(index)
+    for weight in (1.0, 0.0):
+        folder = tmp_path / str(weight)
         folder.mkdir()
-        changes = {"one_hot": weight, "information_entropy": weight, "diversity": weight}
-        samples.append(run_method("rdskd", teacher, folder, generator_steps=8, student_steps=1, **changes)[1])
+        samples.append(run_method("rdskd", teacher, folder, generator_steps=8, student_steps=1, **{name: weight})[1])
     assert not torch.equal(samples[0], samples[1])

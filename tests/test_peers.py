@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -12,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekd import Images, checkpoint, losses
+from edgekd import Images, checkpoint, compute, losses
 from edgekd.augment import moved
+from edgekd.bank import to_pixels
 from edgekd.compute import autocast
 from edgekd.errors import UsageError
 from edgekd.generator import Generator, images_from, new_generator, sampler_of
+from edgekd.held_out import banks, share_out
 from edgekd.methods import METHODS, configure, dafl, deepinversion, dfad, fast, mskd, zskd
 from edgekd.observe import Observed
 from edgekd.student import build_student
@@ -69,6 +72,101 @@ def distil(name: str, teacher: Teacher, folder: Path, log: Any = lambda *_, **__
 
 def gradients(loss: Tensor, generator: nn.Module) -> list[Tensor]:
     return list(torch.autograd.grad(loss, list(generator.parameters()), retain_graph=True))
+
+
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    """KL of distributions (N, K), of each image: (N,)."""
+    return (p * (p.log() - q.log())).sum(dim=1)
+
+
+def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "bf16_pays", lambda kind: False)
+
+
+# what some have in common
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "labels"),
+    [
+        ("zskd", {"student_batch": 16, "iterations": 2, "temperature": 2.0, "cross_entropy": 0.3}, 0.3),
+        ("deepinversion", {"iterations": 2, "temperature": 2.0}, 0.0),
+        ("fast", {"latent": 8, "generator_width": 8, "warmup_steps": 1, "iterations": 2, "temperature": 2.0}, 0.0),
+    ],
+)
+def test_a_students_first_step_by_hand(
+    name: str,
+    settings: dict[str, Any],
+    labels: float,
+    teacher: Teacher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """T^2 KL(teacher || student), and for ZSKD `labels` times the cross entropy with the teacher's class."""
+    in_fp32(monkeypatch)
+    seen: list[Tensor] = []
+    told: dict[str, float] = {}
+
+    def log(phase: str, step: int, steps: int, **figures: float) -> None:
+        told.update(figures if phase == "student" else {})
+
+    student = student_of(teacher)
+    first = copy.deepcopy(student).train()
+    student.register_forward_pre_hook(lambda model, args: seen.append(args[0].clone()) if model.training else None)
+    config = dataclasses.replace(
+        METHODS[name].BUDGETS["paper"], batch=16, synthesis_steps=2, student_steps=1, **settings
+    )
+    METHODS[name].distill(teacher, student, config, Run(CPU, 5, tmp_path, log))
+    (x,) = seen
+    target, guess = teacher.model(x), first(x)
+    expected = 4 * divergence((target / 2).softmax(dim=1), (guess / 2).softmax(dim=1)).mean()
+    own = guess.log_softmax(dim=1).gather(1, target.argmax(dim=1, keepdim=True))
+    expected = expected - labels * own.mean()
+    assert told["loss"] == pytest.approx(expected.item(), rel=2e-3)  # banks keep logits in fp16
+    for learnt, wanted in zip(student.parameters(), gradients(expected, first), strict=True):
+        assert learnt.grad is not None and torch.allclose(
+            learnt.grad, wanted, rtol=0.02, atol=1e-3 * wanted.abs().max().item()
+        )
+
+
+@pytest.mark.parametrize("name", ["zskd", "deepinversion"])
+@pytest.mark.parametrize(("batch", "batches", "apart"), [(16, 2, 4), (3, 1, 1), (1, 2, 1), (1, 1, 1)])
+def test_no_image_of_the_sampler_was_learnt(
+    name: str, batch: int, batches: int, apart: int, teacher: Teacher, tmp_path: Path
+) -> None:
+    """An eighth of those made, one at least, is the sampler's, which gives each once before it begins again."""
+    learnt: set[bytes] = set()
+
+    def given(x: Tensor) -> list[bytes]:
+        return [image.numpy().tobytes() for image in to_pixels(x, teacher.images)]
+
+    student = student_of(teacher)
+    student.register_forward_pre_hook(lambda model, args: learnt.update(given(args[0])) if model.training else None)
+    settings = {"batch": batch, "synthesis_steps": batches, "iterations": 2, "student_steps": 40}
+    settings |= {"student_batch": 16, "augment": False} if name == "zskd" else {}
+    config = configure(name, "paper", settings, teacher)
+    made = config.batch * config.synthesis_steps
+    sampler = METHODS[name].distill(teacher, student, config, Run(CPU, 5, tmp_path, lambda *_, **__: None))
+    rounds = [set(given(torch.cat([sampler(apart // 2), sampler(apart - apart // 2)]))) for _ in range(3)]
+    assert rounds[0] == rounds[1] == rounds[2] and len(rounds[0]) == apart
+    assert len(learnt) == made - apart and not learnt & rounds[0]
+    assert len(sampler(2 * apart + 1)) == 2 * apart + 1  # more than there are
+
+
+def test_images_are_held_out_of_every_batch(teacher: Teacher, tmp_path: Path) -> None:
+    """Not the same places of each, which would be the same classes."""
+    bank, held_out = banks(24, teacher, Run(CPU, 5, tmp_path, lambda *_, **__: None))
+    drawn, places = torch.Generator().manual_seed(0), set()
+    for count in (1, 2, 3):
+        x = torch.linspace(-2, 2, 8).view(8, 1, 1, 1).expand(8, 1, 8, 8)
+        share_out(x, teacher, bank, held_out, drawn)
+        assert (len(bank), len(held_out)) == (7 * count, count)
+        places |= set(held_out.pixels[:, 0, 0, 0].tolist())
+    assert len(places) > 1
+    large = tmp_path / "large"
+    large.mkdir()
+    bank, held_out = banks(64_000, teacher, Run(CPU, 5, large, lambda *_, **__: None))
+    assert (bank.capacity, held_out.capacity) == (58_000, 6_000)
 
 
 # DAFL and MSKD
@@ -231,6 +329,23 @@ def test_zskd_refuses_a_teacher_without_a_classifier(teacher: Teacher) -> None:
     configure("zskd", "paper", {}, plain(teacher, linear=True))
 
 
+def test_an_impressions_first_step_by_hand(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cross entropy of softmax(t / T) with the opinions; the batch is stretched to 0..1 behind the step."""
+    in_fp32(monkeypatch)
+    rng = torch.Generator().manual_seed(0)
+    pixels, opinions = torch.rand(8, 1, 8, 8, generator=rng), torch.rand(8, 4, generator=rng).softmax(dim=1)
+    start = pixels.clone().requires_grad_()
+    config = dataclasses.replace(zskd.BUDGETS["paper"], iterations=1, image_lr=0.1, temperature=2.0)
+    (loss,) = zskd.impressing(pixels, opinions, teacher, config)
+    expected = -(opinions * (teacher.model((start - 0.5) / 0.25) / 2).log_softmax(dim=1)).sum(dim=1).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    (slope,) = torch.autograd.grad(expected, start)
+    assert pixels.grad is not None and torch.allclose(pixels.grad, slope, rtol=1e-3, atol=1e-6)
+    moved_on = start.detach() - 0.1 * slope / (slope.abs() + 1e-8)  # Adam's first step
+    stretched = (moved_on - moved_on.min()) / (moved_on.max() - moved_on.min())
+    assert torch.allclose(pixels.detach(), stretched, atol=1e-3)
+
+
 # DeepInversion
 
 
@@ -275,6 +390,33 @@ def test_inverted_images_have_the_statistics_and_the_classes(teacher: Teacher) -
     smooth, _, _ = inverted(teacher, batch_norm=0.0, total_variation=1.0)
     rough, _, _ = inverted(teacher, batch_norm=0.0, total_variation=0.0)
     assert losses.total_variation(smooth) < losses.total_variation(rough) / 2
+
+
+def test_inversions_first_step_by_hand(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_fp32(monkeypatch)
+    config = dataclasses.replace(
+        deepinversion.BUDGETS["paper"], iterations=1, jitter=2, batch_norm=3.0, one_hot=2.0, total_variation=0.02,
+        l2=0.05, adaptive=7.0, adaptive_temperature=2.0,
+    )  # fmt: skip
+    student = student_of(teacher).eval()
+    drawn, again = (torch.Generator().manual_seed(0) for _ in range(2))
+    x = torch.randn(8, 1, 8, 8, generator=drawn)
+    start = torch.randn(8, 1, 8, 8, generator=again).requires_grad_()
+    (loss,) = deepinversion.inverting(x, teacher, student, config, drawn)
+
+    down, right = torch.randint(-2, 3, (2,), generator=again).tolist()
+    rolled = start.roll((down, right), dims=(2, 3))
+    with Observed() as observed:
+        logits = teacher.model(rolled)
+    expected = 3 * losses.batch_norm_distance(observed.batch_norms)
+    expected = expected - 2 * logits.log_softmax(dim=1)[torch.arange(8), torch.arange(8) % 4].mean()
+    expected = expected + 0.02 * losses.total_variation(rolled) + 0.05 * start.square().sum().sqrt()
+    p, q = ((model / 2).softmax(dim=1) for model in (logits, student(rolled)))
+    middle = (p + q) / 2
+    expected = expected + 7 * (1 - (divergence(p, middle) + divergence(q, middle)).mean() / 2)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    (slope,) = torch.autograd.grad(expected, start)
+    assert x.grad is not None and torch.allclose(x.grad, slope, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("adaptive", [0.0, 5.0])
@@ -370,11 +512,15 @@ def test_published_settings_of_fast(teacher: Teacher) -> None:
     assert (cifar.shift, cifar.mirror) == (4, True)
 
 
-def test_the_meta_gradient_is_that_of_the_adapted_copies(teacher: Teacher) -> None:
+@pytest.mark.parametrize("adversarial", [0.0, 1.33])
+def test_the_meta_gradient_is_that_of_the_adapted_copies(
+    adversarial: float, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """First-order MAML: the gradients at each iteration's weights, summed. The generator itself stays where it is."""
+    in_fp32(monkeypatch)
     first = new_generator(teacher.images, latent=8, width=8, seed=0, device=CPU).state_dict()
-    one, _, _, _ = meta_batch(teacher, iterations=1)
-    two, _, _, _ = meta_batch(teacher, iterations=2)
+    one, _, (_, told), _ = meta_batch(teacher, iterations=1, seed=5, adversarial=adversarial)
+    two, _, _, _ = meta_batch(teacher, iterations=2, seed=5, adversarial=adversarial)
     assert all(torch.equal(first[name], tensor) for name, tensor in two.state_dict().items())
     reference = Generator(teacher.images, latent=8, width=8).train()
     reference.load_state_dict(first)
@@ -385,8 +531,13 @@ def test_the_meta_gradient_is_that_of_the_adapted_copies(teacher: Teacher) -> No
     with autocast(CPU), Observed() as observed:
         logits = teacher.model(x)
     loss = 10 * losses.batch_norm_distance(observed.batch_norms) + 0.5 * losses.cross_entropy(logits, wanted)
+    guess = student_of(teacher, 5).eval()(x)
+    agree = guess.argmax(dim=1) == logits.argmax(dim=1)
+    assert agree.any() and not agree.all()
+    loss = loss - adversarial * (divergence(logits.softmax(dim=1), guess.softmax(dim=1)) * agree).mean()
+    assert told.item() == pytest.approx(loss.item(), rel=1e-5)
     for found, expected in zip(one.parameters(), gradients(loss, reference), strict=True):
-        assert found.grad is not None and torch.allclose(found.grad, expected)
+        assert found.grad is not None and torch.allclose(found.grad, expected, rtol=1e-4, atol=1e-4)
     pairs = zip(one.parameters(), two.parameters(), strict=True)
     assert any(a.grad is not None and b.grad is not None and not torch.allclose(a.grad, b.grad) for a, b in pairs)
 
@@ -411,7 +562,7 @@ def test_the_student_matters_only_through_the_adversarial_term(teacher: Teacher)
         assert torch.equal(one, other) == (adversarial == 0)
 
 
-def test_meta_generator_moves_bank_grows_and_warm_up_has_no_adversary(
+def test_meta_generator_moves_bank_grows_and_the_adversary_comes_with_the_last_batch_of_the_warm_up(
     teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
@@ -433,7 +584,7 @@ def test_meta_generator_moves_bank_grows_and_warm_up_has_no_adversary(
         "fast", teacher, tmp_path, log, batch=16, latent=8, generator_width=8, synthesis_steps=4, warmup_steps=2,
         reset_steps=9, iterations=2, student_steps=5,
     )  # fmt: skip
-    assert calls == [(0, 0), (0, 0.9), (1.33, 0.9), (1.33, 0.9)]
+    assert calls == [(0, 0), (1.33, 0.9), (1.33, 0.9), (1.33, 0.9)]  # as released, from the last one of the warm-up on
     assert [state["bank"]["added"] for state in states] == [16, 32, 48]
     assert [state["counters"]["student"] for state in states] == [0, 0, 2]  # none in the warm-up, then shared evenly
     weights = [state["generator"]["project.weight"] for state in states]
@@ -443,17 +594,21 @@ def test_meta_generator_moves_bank_grows_and_warm_up_has_no_adversary(
 
 
 def test_the_first_layer_is_drawn_anew(teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
+    """Before the batch of that number, counted from 1."""
     spreads = []
-    for reset in (1, 9):
-        folder = tmp_path / str(reset)
-        distil(
-            "fast", teacher, folder, batch=8, latent=64, generator_width=8, synthesis_steps=2, warmup_steps=1,
-            reset_steps=reset, iterations=1, generator_lr=1e-6, student_steps=1,
-        )  # fmt: skip
-        state = torch.load(folder / "distillation.ckpt", weights_only=True)["generator"]
-        spreads.append(state["project.weight"].std().item())
-    assert spreads == pytest.approx([0.02, 1 / math.sqrt(3 * 64)], rel=0.1)
+    made = fast.synthesised
+
+    def watched(meta: Any, *args: Any, **kwargs: Any) -> Any:
+        spreads.append(meta.project.weight.std().item())
+        return made(meta, *args, **kwargs)
+
+    monkeypatch.setattr(fast, "synthesised", watched)
+    distil(
+        "fast", teacher, tmp_path, batch=8, latent=64, generator_width=8, synthesis_steps=4, warmup_steps=1,
+        reset_steps=3, iterations=1, generator_lr=1e-6, student_steps=1,
+    )  # fmt: skip
+    born = 1 / math.sqrt(3 * 64)
+    assert spreads == pytest.approx([born, born, 0.02, 0.02], rel=0.1)
 
 
 def test_moved_images_by_hand(teacher: Teacher) -> None:

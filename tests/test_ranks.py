@@ -9,30 +9,39 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from test_methods import TINY, run_method
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 
-from edgekd import Images, checkpoint, compute, load_profile, losses, pipeline
+from edgekd import Images, bank, checkpoint, compute, generator, load_profile, losses, pipeline, prior
 from edgekd.errors import EnvironmentLacking, Interrupted, UsageError
-from edgekd.methods import METHODS, configure
+from edgekd.methods import METHODS, configure, zskd
 from edgekd.networks import ResNet
 from edgekd.observe import Observed, common_maps
 from edgekd.ranks import meet, others_there, ranks, split, sum_gradients
 from edgekd.types import Run, Teacher
 
 FACTS = Images(3, 8, 8, (0.5,) * 3, (0.2,) * 3)
+CONSTANTS = ((generator, "PHASES"), (prior, "YUV"), (zskd, "ZOOMS"))  # tensors that were made when edgekd was imported
+WEIGHTS: dict[str, dict[str, float]] = {  # of terms that are off or next to nothing by default
+    "rdskd": {"batch_norm": 1.0},
+    "zskd": {"cross_entropy": 0.3},
+    "deepinversion": {"total_variation": 0.1, "l2": 0.1},
+}
 Task = Callable[[Path], dict[str, Tensor]]
+Found = Callable[[str], list[dict[str, Tensor]]]  # name of a task -> what each of two processes had from it
 
 
-def teacher() -> Teacher:
+def teacher(width: int = 4) -> Teacher:
     torch.manual_seed(0)
-    model = ResNet(FACTS, 4, depth=1, width=4, large_stem=False)
+    model = ResNet(FACTS, 4, depth=1, width=width, large_stem=False)
     model.train()(torch.randn(64, 3, 8, 8))  # running statistics of its own
     for parameter in model.eval().parameters():
         parameter.requires_grad_(False)
@@ -69,15 +78,20 @@ def one_step(folder: Path) -> dict[str, Tensor]:
     return found | {"distillation": loss.detach(), **model.state_dict()}
 
 
+def own(folder: Path) -> Path:
+    """A new folder of this process in it."""
+    folder = folder / str(dist.get_rank() if ranks() > 1 else "whole")
+    folder.mkdir()
+    return folder
+
+
 def trained(folder: Path, prior: str, **further: Any) -> dict[str, Tensor]:
     """The student of a short whole training."""
     of, model = teacher(), student()
     settings = {"prior": prior, "rounds": 2, "image_steps": 8, "student_steps": 8, "image_batch": 16, "batch": 16}
     settings |= {"prior_images": 64, "student_lr": 0.01, "optimizer": "sgd", "generator_width": 8, **further}
     config = configure("rdskd_plus", "fast", settings, of)
-    folder = folder / str(dist.get_rank() if ranks() > 1 else "whole")
-    folder.mkdir()
-    run = Run(torch.device("cpu"), 0, folder, lambda *args, **figures: None)
+    run = Run(torch.device("cpu"), 0, own(folder), lambda *args, **figures: None)
     METHODS["rdskd_plus"].distill(of, model, dataclasses.replace(config), run)
     return dict(model.state_dict())
 
@@ -103,41 +117,64 @@ def by_muon(folder: Path) -> dict[str, Tensor]:
     return trained(folder, "procedural", optimizer="muon")
 
 
+def of_method(folder: Path, name: str) -> dict[str, Tensor]:
+    """The student of a tiny whole training, and images of its sampler. The teacher has the feature maps of hints.
+
+    In fp64: Adam makes a whole step of a gradient that is nothing but rounding, as of a bias in front of BatchNorm.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "float", Tensor.double)
+        for module, constant in CONSTANTS:
+            patch.setattr(module, constant, getattr(module, constant).double())
+        torch.set_default_dtype(torch.float64)
+        bank.statistics.cache_clear()
+        try:
+            state, images = run_method(name, teacher(width=16), own(folder), **WEIGHTS.get(name, {}))
+        finally:
+            torch.set_default_dtype(torch.float32)
+            bank.statistics.cache_clear()
+    return {**state, "images": images}
+
+
 def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     compute.bf16_pays = lambda kind: False  # type: ignore[assignment]  # rounding would hide what is compared
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    for task in TASKS:
-        own = folder / task.__name__
-        own.mkdir(exist_ok=True)
-        torch.save(task(own), own / f"{rank}.pt")
+    for name, task in TASKS.items():
+        there = folder / name
+        there.mkdir(exist_ok=True)
+        torch.save(task(there), there / f"{rank}.pt")
         dist.barrier()  # nobody leaves while another is still on its way
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Task], list[dict[str, Tensor]]]:
-    """What each of two processes had from a task. They are started once: each start takes longer than the tasks."""
+def both(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """They are started once: each start takes longer than the tasks."""
     folder = tmp_path_factory.mktemp("ranks")
     start_processes(work, (folder,), nprocs=2, start_method="fork")  # torch is there already
 
-    def found(task: Task) -> list[dict[str, Tensor]]:
-        return [torch.load(folder / task.__name__ / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    def found(name: str) -> list[dict[str, Tensor]]:
+        return [torch.load(folder / name / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
     return found
 
 
-@pytest.mark.parametrize("task", [one_step, without_prior, on_learnt_vectors, with_prior, by_muon])
-def test_two_processes_train_as_one(
-    task: Task, both: Callable[[Task], list[dict[str, Tensor]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+COMPARED: dict[str, Task] = {
+    **{task.__name__: task for task in (one_step, without_prior, on_learnt_vectors, with_prior, by_muon)},
+    **{name: partial(of_method, name=name) for name in TINY},
+}
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_two_processes_train_as_one(name: str, both: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "bf16_pays", lambda kind: False)
-    alone = task(tmp_path)
-    first, second = both(task)
+    alone = COMPARED[name](tmp_path)
+    first, second = both(name)
     assert alone.keys() == first.keys()
-    for name, value in alone.items():
-        assert torch.equal(first[name], second[name]), name  # ranks never part
-        assert torch.allclose(value, first[name], rtol=1e-5, atol=1e-5), (name, (value - first[name]).abs().max())
+    for key, value in alone.items():
+        assert torch.equal(first[key], second[key]), key  # ranks never part
+        assert torch.allclose(value, first[key], rtol=1e-5, atol=1e-5), (key, (value - first[key]).abs().max())
 
 
 def indivisible(folder: Path) -> dict[str, Tensor]:
@@ -149,10 +186,8 @@ def indivisible(folder: Path) -> dict[str, Tensor]:
     return {"same": torch.tensor(same)}
 
 
-def test_a_batch_that_cannot_be_shared_is_refused_where_it_trains(
-    both: Callable[[Task], list[dict[str, Tensor]]],
-) -> None:
-    assert all(found["same"] for found in both(indivisible))
+def test_a_batch_that_cannot_be_shared_is_refused_where_it_trains(both: Found) -> None:
+    assert all(found["same"] for found in both("indivisible"))
 
 
 def test_one_process_is_not_touched() -> None:
@@ -203,11 +238,11 @@ def stopped(folder: Path) -> dict[str, Tensor]:
     return {"step": torch.tensor(step), "saved": torch.tensor(kept.restore({})["step"])}
 
 
-TASKS: tuple[Task, ...] = (one_step, without_prior, on_learnt_vectors, with_prior, by_muon, indivisible, stopped)
+TASKS: dict[str, Task] = {**COMPARED, "indivisible": indivisible, "stopped": stopped}
 
 
-def test_a_stop_of_one_process_stops_all_at_the_same_step(both: Callable[[Task], list[dict[str, Tensor]]]) -> None:
-    for found in both(stopped):
+def test_a_stop_of_one_process_stops_all_at_the_same_step(both: Found) -> None:
+    for found in both("stopped"):
         assert found["step"] == 3 and found["saved"] == 3
 
 

@@ -34,8 +34,8 @@ class Config:
     latent: int = 256  # length of z
     generator_width: int = 128  # channels of the generator
     synthesis_steps: int = 220  # batches of images, each a step of the meta-learnt generator
-    warmup_steps: int = 20  # of these, before the student's first step: without the adversarial term
-    reset_steps: int = 140  # of these, before the generator's first layer is drawn anew
+    warmup_steps: int = 20  # of these, before the student's first step; the last of them has the adversarial term
+    reset_steps: int = 140  # the one of these, counted from 1, that begins with the generator's first layer drawn anew
     iterations: int = 10  # Adam steps from the meta-learnt generator to one that makes a batch
     generator_lr: float = 2e-3  # Adam; the meta-learnt generator's is `iterations` times as high
     latent_lr: float = 0.01  # Adam, on z
@@ -140,25 +140,25 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
 
     meta.train()
     student.train()
-    for index in range(config.synthesis_steps):
-        if index >= at["images"]:
-            if index == config.reset_steps:
+    for nth in range(1, config.synthesis_steps + 1):  # the released code counts from 1
+        if nth > at["images"]:
+            if nth == config.reset_steps:
                 nn.init.normal_(meta.project.weight, 0.0, 0.02, generator=rng)
                 nn.init.zeros_(meta.project.bias)
             student.eval().requires_grad_(False)
             optim_g.zero_grad()
             x, loss_x = synthesised(meta, history, teacher, student, config, rng,
-                                    adversarial=config.adversarial * (index >= config.warmup_steps),
-                                    momentum=config.batch_norm_momentum * (index > 0))  # fmt: skip
+                                    adversarial=config.adversarial * (nth >= config.warmup_steps),
+                                    momentum=config.batch_norm_momentum * (nth > 1))  # fmt: skip
             with paced(optim_g):
                 optim_g.step()
             student.train().requires_grad_(True)
             bank.add(x, lambda kept: answers_of(teacher.model, kept))
-            run.log("images", index + 1, config.synthesis_steps, loss=loss_x.item())
-            at |= {"images": index + 1}
+            run.log("images", nth, config.synthesis_steps, loss=loss_x.item())
+            at |= {"images": nth}
             checkpoint.keep(at)
 
-        after_warmup = max(0, index + 1 - config.warmup_steps)
+        after_warmup = max(0, nth - config.warmup_steps)
         until = config.student_steps * after_warmup // (config.synthesis_steps - config.warmup_steps)
         for step in range(at["student"], until):
             cosine = (1 + math.cos(math.pi * step / config.student_steps)) / 2
