@@ -9,7 +9,7 @@ per run as benchmarks/methods.py writes it. Teachers are trained on the images i
 svhn.npz is there (train_images, train_labels, test_images, test_labels; uint8, N,32,32,3). benchmarks/methods.py runs
 the same pairs with --teachers OUT. --tiny goes the whole way with stand-ins on a CPU in a minute or two.
 
-Run on an H200 for nine minutes: results/gpu.
+Run on an H200 for a quarter of an hour: results/gpu.
 
 Exit codes: 0 slot over or all done, 1 a run failed, 4 no GPU, 130 stopped by Ctrl-C.
 """

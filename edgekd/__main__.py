@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -34,9 +34,6 @@ from edgekd.options import (
     Std,
 )  # fmt: skip
 
-if TYPE_CHECKING:
-    pass
-
 app = typer.Typer(
     cls=group.Commands,
     no_args_is_help=True,
@@ -45,7 +42,7 @@ app = typer.Typer(
     help="Compress a trained image classifier for an edge device, without the data it was trained on.",
     epilog="Exit codes: 0 done - 1 done, a limit missed - 2 usage - 3 input refused - 4 environment lacking - "
     "5 measurement failed - 6 export failed - 7 integrity failed - 8 training diverged - "
-    "130, 143 interrupted, run again to resume.",
+    "70 our bug - 130, 143 interrupted, run again to resume - 141 nobody read on.",
 )
 app.add_typer(profile_commands.app, name="profiles")
 

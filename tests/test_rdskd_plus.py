@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -313,6 +314,52 @@ def test_terms_are_those_that_the_prior_and_the_round_call_for(teacher: Teacher,
     lines, _ = run(teacher, tmp_path / "strokes", prior="procedural")
     images = [figures for phase, _, _, figures in lines if phase == "images"]
     assert set(images[0]) == {"authenticity", "batch_norm"}
+
+
+@pytest.mark.parametrize("increments", [True, False])
+def test_the_sum_over_the_terms_by_hand(
+    increments: bool, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each term in its unit, times its weight and its rise since the second step of its generator."""
+    weights = {"authenticity": 0.5, "balance": 2.0, "diversity": 3.0, "batch_norm": 0.7, "adversarial": 1.3}
+    steps: list[dict[str, float]] = []
+    summed: list[float] = []
+    three, near, hard, step = rdskd_plus._terms, losses.batch_norm, losses.masked_adversarial, rdskd_plus.descend
+
+    def terms(*given: Any) -> dict[str, torch.Tensor]:
+        found = three(*given)
+        steps.append({name: term.item() for name, term in found.items()})
+        return found
+
+    def told(name: str, loss: Any) -> Any:
+        def call(*given: Any, **named: Any) -> torch.Tensor:
+            value: torch.Tensor = loss(*given, **named)
+            steps[-1][name] = value.item()
+            return value
+
+        return call
+
+    def descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        if len(summed) < len(steps):  # not the student's
+            summed.append(loss.item())
+        return step(loss, optimizer)
+
+    monkeypatch.setattr(rdskd_plus, "_terms", terms)
+    monkeypatch.setattr(losses, "batch_norm", told("batch_norm", near))
+    monkeypatch.setattr(losses, "masked_adversarial", told("adversarial", hard))
+    monkeypatch.setattr(rdskd_plus, "descend", descend)
+    run(teacher, tmp_path / "x", prior="none", rounds=2, image_steps=8, increments=increments, **weights)
+    assert len(steps) == len(summed) == 8 and ["adversarial" in found for found in steps] == [False] * 4 + [True] * 4
+    reference: dict[str, float] = {}
+    for number, found in enumerate(steps):
+        reference = found if number % 4 in (0, 1) else reference
+        expected = 0.0
+        for name, term in found.items():
+            unit = {"diversity": 3.0, "batch_norm": 0.1}.get(name, 1.0)
+            since = reference[name] if increments else term
+            rise = math.log(term / since) if name == "batch_norm" else (term - since) / unit
+            expected += weights[name] * math.exp(min(2.0, max(-2.0, rise))) * term / unit
+        assert summed[number] == pytest.approx(expected, rel=1e-4)
 
 
 def test_refinement_nears_statistics_and_classes(teacher: Teacher, tmp_path: Path) -> None:
