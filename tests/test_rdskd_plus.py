@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd import Images, losses, rdskd_plus_settings
+from edgekd import Images, compute, losses, rdskd_plus_settings
 from edgekd.augment import moved
 from edgekd.compute import answers_of, one_cycle
 from edgekd.early_stop import rounds_left
@@ -324,7 +324,7 @@ def test_the_sum_over_the_terms_by_hand(
     weights = {"authenticity": 0.5, "balance": 2.0, "diversity": 3.0, "batch_norm": 0.7, "adversarial": 1.3}
     steps: list[dict[str, float]] = []
     summed: list[float] = []
-    three, near, hard, step = rdskd_plus._terms, losses.batch_norm, losses.masked_adversarial, rdskd_plus.descend
+    three, near, hard, step = rdskd_plus._terms, losses.batch_norm, losses.masked_adversarial, compute.descend
 
     def terms(*given: Any) -> dict[str, torch.Tensor]:
         found = three(*given)
@@ -347,7 +347,7 @@ def test_the_sum_over_the_terms_by_hand(
     monkeypatch.setattr(rdskd_plus, "_terms", terms)
     monkeypatch.setattr(losses, "batch_norm", told("batch_norm", near))
     monkeypatch.setattr(losses, "masked_adversarial", told("adversarial", hard))
-    monkeypatch.setattr(rdskd_plus, "descend", descend)
+    monkeypatch.setattr("edgekd.methods.rdskd_plus.descend", descend)
     run(teacher, tmp_path / "x", prior="none", rounds=2, image_steps=8, increments=increments, **weights)
     assert len(steps) == len(summed) == 8 and ["adversarial" in found for found in steps] == [False] * 4 + [True] * 4
     reference: dict[str, float] = {}
