@@ -32,7 +32,7 @@ replication_pad2d reshape rms_norm roll round rsqrt rsub scalar_tensor scaled_do
 select_scatter selu selu_ sigmoid sigmoid_ sign silu silu_ sin slice slice_scatter softmax softplus split
 split_with_sizes sqrt square squeeze squeeze_ stack sub sub_ sum sym_size t tanh tanh_ tile to transpose transpose_
 unbind unflatten unfold unsqueeze unsqueeze_ upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var view where
-zero zero_ zeros zeros_like _assert_tensor_metadata
+zero zero_ zeros zeros_like _assert_tensor_metadata _weight_norm dot im2col mv
 """  # what image classifiers in eval mode are made of; none touches a file or the network
 OPERATORS = frozenset(_CLASSIFIERS.split())
 SOFTMAX = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax"})
@@ -41,6 +41,7 @@ PASSING = frozenset(
     | {"to", "view"}
 )  # between a softmax and the output they change nothing of it but its shape
 VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default"})
+ASSERTED = "aten._assert_tensor_metadata.default"  # holds types that were the example's: training has others
 ARITHMETIC: Mapping[str, Callable[..., Any]] = {
     name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "neg", "mod")
 }
@@ -51,50 +52,8 @@ CONSTANTS = {
 }  # fmt: skip
 
 
-def capture(model: nn.Module, example: Tensor) -> tuple[list[Any], dict[str, Tensor]]:
-    """The nodes of `model` in eval mode, as JSON values, and its tensors by name.
-
-    example: (N, C, H, W) with N >= 2; the batch stays free. Raises TeacherError where torch.export cannot follow the
-    model or meets an operator that is not in OPERATORS.
-    """
-    batch = torch.export.Dim("batch", min=1)
-    try:
-        exported = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
-    except Exception as error:  # torch.export raises many kinds, its own and those of the user's forward
-        raise TeacherError(
-            "the model cannot be captured as a graph",
-            code="E0320",
-            why=str(error).strip().splitlines()[0],
-            fix="save it by name instead: save_teacher(..., arch='torchvision:resnet18')",
-        ) from error
-    signature = exported.graph_signature
-    sources = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    sources |= signature.inputs_to_lifted_tensor_constants
-    first = {key: name for name, key in model.keys.items()} if isinstance(model, Program) else {}
-    tensors: dict[str, Tensor] = {}
-    nodes: list[Any] = []
-    for node in exported.graph.nodes:
-        if node.op == "placeholder" and node.name in sources:
-            source = sources[node.name]
-            known = exported.state_dict if source in exported.state_dict else exported.constants
-            name = first.get(source, source)  # as the network named it that was captured first
-            tensors[name] = known[source].detach().clone()
-            nodes.append(["tensor", node.name, name])
-        elif node.op == "placeholder":
-            nodes.append(["input", node.name])
-        elif node.op == "call_function":
-            arguments = [plain_value(a) for a in node.args], {k: plain_value(v) for k, v in node.kwargs.items()}
-            nodes.append(["call", node.name, _name(node.target), *arguments])
-        elif node.op == "output":
-            nodes.append(["output", node.args[0][0].name])
-    for node in nodes:
-        if node[0] == "call":
-            operator_named(node[2])
-    return nodes, tensors
-
-
 class Program(nn.Module):
-    """Runs the nodes that `capture` gave: (N, C, H, W) -> what the captured model returns. Differentiable.
+    """Runs nodes as edgekd.capture gives them: (N, C, H, W) -> what the captured model returns. Differentiable.
 
     Layers with weights are modules (edgekd.program_layers), l0, l1, ... A node ["part", count] says that the graph
     serves batches of `count` images only. Raises TeacherError for a node that is malformed or names an operator outside
@@ -109,11 +68,13 @@ class Program(nn.Module):
             match node:
                 case ["part", int(count)] if count > 0:
                     self.part = count
-                    self.nodes.append(("part", "", None, None, None))
+                    self.nodes.append(("skipped", "", None, None, None))
                 case ["tensor", str(name), str(source)] if source in tensors:
                     self.nodes.append(("tensor", name, source, None, None))
                 case ["input", str(name)]:
                     self.nodes.append(("input", name, None, None, None))
+                case ["call", str(name), str(target), list(), dict()] if target == ASSERTED:
+                    self.nodes.append(("skipped", name, None, None, None))
                 case ["call", str(name), str(target), list(args), dict(kwargs)]:
                     what = _reshaped if target in VIEWS else operator_named(target)
                     self.nodes.append(("call", name, what, args, kwargs))
@@ -135,7 +96,7 @@ class Program(nn.Module):
             self.keys |= {source: f"{name}.{own}" for own, source in layer.sources.items()}
             self.nodes[place] = ("layer", nodes[place][1], name, layer.input, None)
         unused = {("tensor", source) for source in self.keys}
-        self.nodes = [node for node in self.nodes if node[0] != "part" and (node[0], node[2]) not in unused]
+        self.nodes = [node for node in self.nodes if node[0] != "skipped" and (node[0], node[2]) not in unused]
 
     def layers(self) -> dict[str, nn.Module]:
         """The modules by the names that their weights had, without ".weight", as the captured network named them."""
@@ -214,12 +175,6 @@ def _uses(node: list[Any], name: str) -> bool:
         return isinstance(value, dict) and value.get("node") == name
 
     return inside(node[3]) or any(inside(v) for v in node[4].values())
-
-
-def _name(target: Any) -> str:
-    if isinstance(target, torch._ops.OpOverload):
-        return str(target)  # "aten.conv2d.default"
-    return f"operator.{getattr(target, '__name__', target)}"
 
 
 def _reshaped(self: Tensor, size: list[int]) -> Tensor:

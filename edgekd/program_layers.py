@@ -32,7 +32,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 def layers_of(nodes: list[Any], tensors: Mapping[str, Tensor]) -> dict[int, Found]:
-    """Of nodes as edgekd.program.capture gives them: a node's place -> the module that stands for it.
+    """Of nodes as edgekd.capture gives them: a node's place -> the module that stands for it.
 
     Convolutions, linear layers, normalisations and PReLU have one where their tensors are nobody else's and nothing
     but the input depends on the images. The module holds the tensors themselves.

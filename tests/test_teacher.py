@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from edgekd import Images, load_teacher, save_teacher
+from edgekd.capture import capture
 from edgekd.errors import EdgekdError, TeacherError, UsageError
 from edgekd.networks import LeNet, ResNet
 from edgekd.observe import Observed
-from edgekd.program import Program, capture
+from edgekd.program import Program
 from edgekd.types import Teacher
 from edgekd.vision import torchvision
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from edgekd.capture import capture
 from edgekd.errors import TeacherError, UsageError
 from edgekd.files import plain, sha256, written
-from edgekd.program import Program, capture, without_softmax
+from edgekd.program import Program, without_softmax
 from edgekd.sealed import seal
 from edgekd.teacher.content import Content
 from edgekd.teacher.preprocessing import misfit, normalisation
@@ -29,22 +32,44 @@ def save_teacher(
     """Writes a self-contained teacher file: graph (or architecture's name), weights, input facts and class names.
 
     images: what the model is fed; classes: names in the order of its logits. With `arch` the file names the
-    architecture (as `--arch` does) instead of carrying the graph. The file holds tensors and JSON, no pickled code.
+    architecture (as `--arch` does) instead of carrying the graph. The file holds tensors and JSON, no pickled code. The
+    model stays as it is; what DataParallel and torch.compile put around it is left out, other floats become float32.
     Raises TeacherError where the model cannot be captured or its output does not fit `classes`.
     """
-    model = model.eval()
+    model = _bare(model)
     device = next((t.device for t in model.state_dict().values()), torch.device("cpu"))
     example = torch.zeros(2, images.channels, images.height, images.width, device=device)
-    _logits(model, example, len(classes))
-    if arch is None:
-        nodes, tensors = capture(model, example)
-    else:
-        nodes, tensors = [], dict(model.state_dict())
-        recognise.named(arch, tensors, size=(images.channels, images.height, images.width), classes=len(classes))
+    with _in_eval(model):
+        _logits(model, example, len(classes))
+        if arch is None:
+            nodes, tensors = capture(model, example)
+        else:
+            nodes, tensors = [], dict(model.state_dict())
+            recognise.named(arch, tensors, size=(images.channels, images.height, images.width), classes=len(classes))
     facts = {"arch": arch, "nodes": nodes, "images": plain(images), "classes": list(classes)}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written(Path(path)) as temporary:
         seal({"format": OWN, "facts": json.dumps(facts), "state": state}, temporary, sealed=False)
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """In float32, without what DataParallel, its distributed sister and torch.compile put around it."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
+        model = model.get_submodule("_orig_mod" if hasattr(model, "_orig_mod") else "module")
+    kinds = {t.dtype for t in model.state_dict().values() if t.is_floating_point()}
+    return model if kinds <= {torch.float32} else copy.deepcopy(model).float()
+
+
+@contextmanager
+def _in_eval(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def load_teacher(
@@ -199,6 +224,7 @@ def _logits(model: nn.Module, example: Tensor, classes: int | None) -> Tensor:
             f"the teacher must give logits of shape (N, {classes or 'classes'}), one per class",
             code="E0324",
             why=f"it gave {kind} for a batch of {len(example)}",
+            fix="" if isinstance(logits, Tensor) else "let forward return the logits alone, in eval mode at least",
         )
     result: Tensor = logits
     return result
