@@ -150,7 +150,7 @@ def files(folder: Path) -> None:
         (["compress", "GOOD", "--prior", "nowhere.jpg"], 3, "nowhere.jpg"),
         (["compress", "GOOD", "--prior", "text.pt"], 3, "not a picture"),
         (["compress", "GOOD", "--minutes", "0"], 2, "--minutes"),
-        (["compress", "GOOD", "--student", "pruned:0.5"], 2, "--arch"),
+        (["compress", "GOOD", "--student", "pruned:0.01"], 2, "at least"),
         (["compress", "GOOD", "--method", "zskd", "--budget", "best"], 2, "paper"),
         (["compress", "GOOD", "--set", "batch"], 2, "--set batch"),
         (["compress", "GOOD", "--nonsense"], 2, "--nonsense"),
