@@ -20,7 +20,7 @@ GAP, SIDE = 2, 48  # pixels between images; images smaller than this are enlarge
 def write_grid(pixels: NDArray[np.uint8], labels: NDArray[np.int64], path: Path) -> None:
     """Writes a PNG with the first 12 images of each class, one row per class that occurs, at most the first 20.
 
-    Which classes these are stands in the file.
+    Which classes these are stands in the file, as CLASSES.
     pixels: uint8 (N, C, H, W); of more than three channels the first is shown. labels: (N,).
     """
     _, channels, height, width = pixels.shape
