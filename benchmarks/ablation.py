@@ -5,10 +5,10 @@
 
 Feature maps lead the first 800 steps by themselves: `-- --set=features=1` puts them into all.
 
-Some are taken away only where --only names them, as they are not in every training: "fit" (of pruned students),
-"inheritance" (of first weights, from the teacher), "refinement" (images made beside a prior, whether by a generator or
-refined), and of colour images "generator" (refined ones instead of its), "iterations" (rounds instead),
-"history" (the statistics of earlier batches), "shift" (images moved while they are made) and "muon" (SGD instead).
+Some are taken away only where --only names them, as they are not in every training: "inheritance" (of first weights,
+from the teacher), "refinement" (images made beside a prior, whether by a generator or refined), and of colour images
+"generator" (refined ones instead of its), "iterations" (rounds instead), "history" (the statistics of earlier batches),
+"shift" (images moved while they are made) and "muon" (SGD instead).
 
 One JSON line per run; the same command goes on where it was stopped. Ends with mean, spread and change per ingredient.
 """
@@ -38,7 +38,6 @@ WITHOUT: dict[str, tuple[str, ...]] = {  # ingredient -> the options that take i
     "mixed": ("--set=mixed=0",),
     "features": ("--set=features=0",),
     "early end": ("--set=patience=0",),
-    "fit": ("--set=fit=false",),
     "inheritance": ("--set=inherit=false",),
     "refinement": ("--set=image_steps=0",),
     "generator": ("--set=generated=false",),
@@ -47,7 +46,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {  # ingredient -> the options that take i
     "shift": ("--set=shift=0",),
     "muon": ("--set=optimizer=sgd",),
 }
-BY_NAME = ("fit", "inheritance", "refinement", "generator", "iterations", "history", "shift", "muon")
+BY_NAME = ("inheritance", "refinement", "generator", "iterations", "history", "shift", "muon")
 
 
 def rows(out: Path, pair: str, options: tuple[str, ...]) -> list[list[str]]:

@@ -147,7 +147,7 @@ def distilled_briefly(method: str, config: Any, teacher: Teacher, spec: StudentS
 def _short(config: Any, steps: int) -> Any:
     """The settings with so many steps of each phase, in one round; a step is what it is in the whole training."""
     short: dict[str, Any] = {name: steps for name, of in vars(config).items() if name.endswith("_steps") and of != 0}
-    few = {"rounds": 1, "prior_images": 2_000, "prior_drawn": 2_000, "fit": False}
+    few = {"rounds": 1, "prior_images": 2_000, "prior_drawn": 2_000}
     if getattr(config, "iterations", 0) > steps:  # hundreds for every batch
         few |= {"iterations": steps, "synthesis_steps": TIMED_BATCHES}
     if getattr(config, "hints", None):

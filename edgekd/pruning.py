@@ -115,14 +115,6 @@ def prunings(
         yield math.ceil(100 * share) / 100, pruning.model
 
 
-def kept_channels(student: nn.Module) -> dict[str, Tensor]:
-    """Of each layer that lost outputs, by its name: which of the teacher's it has. Empty where nothing was pruned.
-
-    Known of what pruned() made, in the process that made it; not of a network that was read from a file.
-    """
-    return {name: getattr(layer, KEPT) for name, layer in student.named_modules() if hasattr(layer, KEPT)}
-
-
 def shown_to(teacher: Teacher, prior: str) -> str:
     """The prior again if its images have decided which channels of the teacher go, else empty: to be asked afterwards.
 

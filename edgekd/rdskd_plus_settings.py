@@ -55,7 +55,6 @@ class Config:
     features: float | None = None  # on maps in common with the teacher; None: 1, if pruned 10
     hints: int | None = None  # steps of the student, its first, with them; None: HINTS, or all if `features` is set
     inherit: bool = True  # the teacher's weights where the student's shape allows it, at the start; else all are drawn
-    fit: bool = True  # a pruned student's layers to the teacher's outputs, by least squares, before it learns
 
     def image_rounds(self) -> int:
         """In how many rounds images are made: in the first where one generator makes all of them, else in each."""

@@ -252,7 +252,7 @@ def test_what_an_ablation_takes_away_is_in_the_whole() -> None:
     from ablation import BY_NAME, WITHOUT
 
     lenet, resnet = teacher_of("lenet:6", channels=1), teacher_of("resnet8", channels=3)
-    nowhere = {"nothing", "early end", "inheritance", "fit"}  # of every training, or by the student
+    nowhere = {"nothing", "early end", "inheritance"}  # of every training, or by the student
     gray = {"increments", "balance", "diversity", "adversarial", "replay", "rounds", "tones"}
     colour = {*WITHOUT} - nowhere - {"adversarial", "tones"}
     for teacher, prior, parts in ((lenet, "none", gray), (resnet, "photo", colour)):

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from edgekd import Images, load_teacher, save_teacher
 from edgekd.errors import UsageError
-from edgekd.fitting import fit_pruned
 from edgekd.latency import cost
 from edgekd.networks import LeNet, ResNet, mobilenet_v2
 from edgekd.program import Program
-from edgekd.pruning import kept_channels, pruned, prunings
+from edgekd.pruning import KEPT, pruned, prunings
 from edgekd.types import Teacher
 
 FACTS = Images(3, 32, 32, (0.5,) * 3, (0.5,) * 3)
@@ -112,7 +111,8 @@ def test_a_graph_is_pruned_as_its_network_is(
     torch.testing.assert_close(teacher.model(x), model(x), rtol=1e-4, atol=1e-4)
     small, wanted = pruned(teacher, share=0.5), pruned(named(model), share=0.5)
     of, macs = cost(teacher.model, FACTS), cost(small, FACTS).macs
-    assert len(kept_channels(small)) == len(kept_channels(wanted)) > 0 and 0.3 * of.macs < macs <= 0.5 * of.macs
+    narrowed, as_many = (sum(hasattr(m, KEPT) for m in one.modules()) for one in (small, wanted))
+    assert narrowed == as_many > 0 and 0.3 * of.macs < macs <= 0.5 * of.macs
     if way is not onnx_file:  # there BatchNorm is folded, and so other channels are the weakest
         assert torch.equal(small(x), wanted(x)) and macs == cost(wanted, FACTS).macs
         listed, also = (list(prunings(one, [0.7, 0.5], align=1)) for one in (teacher, named(model)))
@@ -120,14 +120,11 @@ def test_a_graph_is_pruned_as_its_network_is(
 
 
 def test_what_images_show_of_a_graph_is_what_they_show_of_its_network(tmp_path: Path) -> None:
-    model, batches = resnet(), [torch.randn(64, 3, 32, 32)]
+    model = resnet()
     teacher = by_program(model, tmp_path / "teacher.pt")
     small, wanted = pruned(teacher, share=0.5, prior="photo"), pruned(named(model), share=0.5, prior="photo")
     x = torch.randn(3, 3, 32, 32)
     assert torch.equal(small(x), wanted(x))
-    fitted, also = fit_pruned(small, teacher.model, batches, seed=0), fit_pruned(wanted, model, batches, seed=0)
-    assert len(fitted) == len(also) > 0
-    torch.testing.assert_close(small(x), wanted(x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_pruned_graph_learns_and_can_be_saved(tmp_path: Path) -> None:

@@ -18,13 +18,11 @@ from edgekd.augment import moved
 from edgekd.compute import answers_of, one_cycle
 from edgekd.early_stop import rounds_left
 from edgekd.errors import UsageError
-from edgekd.fitting import fit_pruned
 from edgekd.generator import images_from
 from edgekd.methods import configure, rdskd_plus
 from edgekd.methods.rdskd_plus import Config
 from edgekd.networks import LeNet, ResNet
 from edgekd.pace import planned
-from edgekd.pruning import pruned
 from edgekd.rdskd_plus_settings import ENOUGH, HINTS
 from edgekd.student import build_student
 from edgekd.types import Run, StudentSpec, Teacher
@@ -490,31 +488,3 @@ def test_steps_behind_feature_maps_learn_from_lessons(
     kept = np.memmap(tmp_path / "lessons.u8", np.uint8, "r")[: 6 * 4 * 64]
     made = kept.reshape(-1, 4 * 64).any(axis=1).sum()
     assert made == labelled
-
-
-@pytest.mark.parametrize("prior", ["none", "procedural"])
-def test_a_pruned_student_is_fitted_once_before_it_learns(
-    prior: str, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = ResNet(teacher.images, len(teacher.classes), depth=1, width=8, large_stem=False, option="A")
-    teacher = dataclasses.replace(teacher, model=model.eval().requires_grad_(False))
-    calls: list[tuple[int, bool]] = []
-    true = fit_pruned
-
-    def counted(student: nn.Module, whole: nn.Module, images: Sequence[torch.Tensor], *, seed: int) -> list[str]:
-        calls.append((sum(map(len, images)), student.training))
-        return true(student, whole, images, seed=seed)
-
-    monkeypatch.setattr(rdskd_plus, "fit_pruned", counted)
-    run(teacher, tmp_path / "plain", prior=prior)
-    assert not calls  # this student is not the teacher
-    config = Config(**{**SMALL, "prior": prior, "held_out": 20, "student_lr": 0.0, "optimizer": "adam"})
-    for settings, times in ((config, 1), (dataclasses.replace(config, fit=False), 0)):
-        calls.clear()
-        (folder := tmp_path / str(times)).mkdir()
-        student = pruned(teacher, share=0.6)
-        before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-        rdskd_plus.distill(teacher, student, settings, Run(torch.device("cpu"), 3, folder, lambda *a, **f: None))
-        assert calls == [(48, False)] * times  # whole batches, of 40 at least
-        changed = [n for n, p in student.named_parameters() if not torch.equal(p, before[n])]
-        assert bool(changed) is bool(times) and not student.training

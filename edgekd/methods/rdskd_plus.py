@@ -21,13 +21,11 @@ from edgekd.bank import Bank, normalised
 from edgekd.checkpoint import Checkpoint
 from edgekd.compute import adam, answers_of, descend, log_student, logits_of, one_cycle, student_optimizer
 from edgekd.early_stop import agreement, rounds_left
-from edgekd.fitting import fit_pruned
 from edgekd.generator import Pixels, images_from, new_generator
 from edgekd.grid import write_grid
 from edgekd.history import no_history, remember
 from edgekd.observe import Observed, common_maps
 from edgekd.prior import open_prior
-from edgekd.pruning import kept_channels
 from edgekd.rdskd_plus_settings import BUDGETS, DISTANT, SCALES, Config, derived
 from edgekd.room import capacities, numbers, parts, per_drawing, per_pass
 from edgekd.types import Run, Sampler, Teacher
@@ -193,11 +191,6 @@ def distill(teacher: Teacher, student: nn.Module, config: Config, run: Run) -> S
                 run.log("lessons", before + step + 1, lessons_until(at["rounds"]))
             at["lesson"] = step + 1
             checkpoint.keep(at)
-        if config.fit and config.inherit and (round_, at["student"]) == (0, 0) and kept_channels(student):
-            looked_at = [shown(step)[0] for step in range(1 + 2 * (config.held_out or 1) // config.batch)]
-            passes = [x for batch in looked_at for x in batch.split(per_pass(numbers(facts)))]
-            fit_pruned(student.eval(), teacher.model, passes, seed=run.seed)
-            student.train()
         of = at["rounds"] * student_steps
         for step in range(at["student"], student_steps):
             now = round_ * student_steps + step
