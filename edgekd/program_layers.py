@@ -1,4 +1,4 @@
-"""The layers of a captured program as torch's own modules: modules are what is pruned, fitted and learns."""
+"""The layers of a captured program as torch's own modules: modules are what is pruned and what learns."""
 
 from __future__ import annotations
 
