@@ -1,7 +1,7 @@
 """What a teacher's answers owe to each channel of a layer: how far its logits would move without it, to first order.
 
 The Taylor criterion (Molchanov, Tyree, Karras, Aila, Kautz, ICLR 2017) of logits in place of a loss, for which there
-are no labels. What a channel adds on average is left out: BatchNorm makes up for a constant.
+are no labels. What a channel adds on average is left out: BatchNorm makes up for a constant, or a bias learns to.
 """
 
 from __future__ import annotations
